@@ -1,0 +1,3 @@
+module github.com/goweir/weir
+
+go 1.26.0

@@ -1,0 +1,256 @@
+// Package respwriter wraps an [http.ResponseWriter] so that middleware can see
+// the response go by without changing it.
+//
+// It is the only such wrapper in weir's core. What it promises:
+//
+//   - The wrapper has exactly those optional interfaces that the inner writer
+//     has: Flusher, FlushError, Hijacker, ReaderFrom, StringWriter, Pusher and
+//     CloseNotifier. Everything else (deadlines, full duplex) is reached by
+//     Unwrap, as [http.ResponseController] does.
+//   - Informational responses (1xx but 101) pass and settle nothing.
+//   - Calls that are mistakes (a second WriteHeader, a code that panics, a
+//     write after Hijack or after the handler returned) reach the inner writer
+//     and behave as they would without the wrapper.
+//   - One allocation a request, none a Write; io.Copy of a file still reaches
+//     sendfile.
+//
+// The package imports the standard library only, because Go's own net/http
+// tests are run with this package mapped into GOROOT.
+package respwriter
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+)
+
+// Hooks are told what passes through a wrapped writer. They are called by the
+// goroutine that calls the writer and never after [Writer.Finish]. Embed
+// [NoHooks] to implement only some.
+type Hooks interface {
+	// Header is called right before the final header is sent: by WriteHeader
+	// with a status of 200 or more, or 101; with 200 before the first Write,
+	// WriteString, ReadFrom or Flush, and by Finish if there was none of them;
+	// with 101 before a Hijack. h is the live map: what is set here is sent.
+	// It is called once, or again if the first attempt failed (a Hijack that
+	// returned an error, a WriteHeader that panicked).
+	Header(status int, h http.Header)
+
+	// Informational is called after a 1xx response other than 101 was handed
+	// to the inner writer.
+	Informational(status int, h http.Header)
+
+	// Want says how many more body bytes the hooks would like to see. ReadFrom
+	// asks it: that many bytes are copied through memory and shown to Body,
+	// the rest goes to the inner ReadFrom and is only counted. Write and
+	// WriteString show everything regardless.
+	Want() int
+
+	// Body is called after n body bytes were accepted by the inner writer,
+	// with the error it returned. p holds those bytes, or is nil if they never
+	// were in memory. p must not be kept or changed.
+	Body(p []byte, n int64, err error)
+
+	// Hijacked is called after a successful Hijack and returns what the
+	// handler gets.
+	Hijacked(conn net.Conn, brw *bufio.ReadWriter) (net.Conn, *bufio.ReadWriter)
+}
+
+// NoHooks implements [Hooks] by doing nothing.
+type NoHooks struct{}
+
+func (NoHooks) Header(int, http.Header)        {}
+func (NoHooks) Informational(int, http.Header) {}
+func (NoHooks) Want() int                      { return 0 }
+func (NoHooks) Body([]byte, int64, error)      {}
+func (NoHooks) Hijacked(c net.Conn, brw *bufio.ReadWriter) (net.Conn, *bufio.ReadWriter) {
+	return c, brw
+}
+
+// A Writer is the state of one wrapped response. It is meant to be a field of
+// the per-request struct of a middleware, so that both cost one allocation
+// together. It must not be copied or used for a second response, because
+// handlers may write after they returned.
+type Writer struct {
+	w writer
+}
+
+// Wrap returns inner with hooks. It may be called once.
+func (w *Writer) Wrap(inner http.ResponseWriter, hooks Hooks) http.ResponseWriter {
+	w.w.inner, w.w.hooks = inner, hooks
+	return combine(&w.w, interfacesOf(inner))
+}
+
+// Status returns the final status, 101 after a Hijack without one, and 0 before
+// the final header.
+func (w *Writer) Status() int { return w.w.status }
+
+// Hijacked reports whether the handler took the connection over.
+func (w *Writer) Hijacked() bool { return w.w.hijacked }
+
+// Finish says that the handler has ended: by returning, or by a panic. A
+// handler that returned without a header gets the implicit 200 that net/http
+// would send, so Header is called with it. After Finish no hook is called.
+// A second call does nothing.
+func (w *Writer) Finish(returned bool) {
+	if returned {
+		w.w.commit(http.StatusOK)
+	}
+	w.w.done.Store(true)
+}
+
+// writer has the methods that every http.ResponseWriter has. The types that
+// add optional ones are generated: see combine.
+type writer struct {
+	inner    http.ResponseWriter
+	hooks    Hooks
+	status   int
+	hijacked bool
+	done     atomic.Bool // atomic: handlers do write after they returned
+}
+
+// settled reports whether the final header is out of our hands.
+func (w *writer) settled() bool { return w.done.Load() || w.status != 0 || w.hijacked }
+
+// commit calls the hook for a final header that no WriteHeader precedes.
+func (w *writer) commit(status int) {
+	if !w.settled() {
+		w.hooks.Header(status, w.inner.Header())
+		w.status = status
+	}
+}
+
+func (w *writer) Unwrap() http.ResponseWriter { return w.inner }
+
+func (w *writer) Header() http.Header { return w.inner.Header() }
+
+func (w *writer) WriteHeader(status int) {
+	switch {
+	case w.settled() || status < 100 || status > 999:
+		// A mistake: net/http logs the first and panics on the second.
+		w.inner.WriteHeader(status)
+	case status < 200 && status != http.StatusSwitchingProtocols:
+		w.inner.WriteHeader(status)
+		w.hooks.Informational(status, w.inner.Header())
+	default:
+		w.hooks.Header(status, w.inner.Header())
+		w.inner.WriteHeader(status)
+		w.status = status
+	}
+}
+
+func (w *writer) Write(p []byte) (int, error) {
+	w.commit(http.StatusOK)
+	n, err := w.inner.Write(p)
+	w.wrote(p, n, err)
+	return n, err
+}
+
+func (w *writer) writeString(s string) (int, error) {
+	w.commit(http.StatusOK)
+	n, err := w.inner.(io.StringWriter).WriteString(s)
+	// Hooks must not change p any more than an io.Writer may, so the string's
+	// own bytes can be shown without a copy.
+	w.wrote(unsafe.Slice(unsafe.StringData(s), len(s)), n, err)
+	return n, err
+}
+
+func (w *writer) wrote(p []byte, n int, err error) {
+	if w.hijacked || w.done.Load() {
+		return
+	}
+	n = max(0, min(n, len(p)))
+	w.hooks.Body(p[:n], int64(n), err)
+}
+
+// readFrom copies what the hooks want to see through Write and leaves the rest
+// to the inner ReadFrom, with src unchanged: net/http recognises files by type
+// and sends them by sendfile.
+func (w *writer) readFrom(src io.Reader) (total int64, err error) {
+	w.commit(http.StatusOK)
+	if !w.hijacked && !w.done.Load() {
+		if want := w.hooks.Want(); want > 0 {
+			n, more, err := w.copyWanted(src, want)
+			total += n
+			if !more {
+				return total, err
+			}
+		}
+	}
+	n, err := w.inner.(io.ReaderFrom).ReadFrom(src)
+	if !w.hijacked && !w.done.Load() {
+		w.hooks.Body(nil, n, err)
+	}
+	return total + n, err
+}
+
+var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// copyWanted copies from src until the hooks want no more; more is false when
+// src ended or something failed.
+func (w *writer) copyWanted(src io.Reader, want int) (total int64, more bool, err error) {
+	buf := copyBuffers.Get().(*[32 << 10]byte)
+	defer copyBuffers.Put(buf)
+	for ; want > 0; want = w.hooks.Want() {
+		n, rerr := src.Read(buf[:min(want, len(buf))])
+		if n > 0 {
+			nw, werr := w.Write(buf[:n])
+			total += int64(nw)
+			if werr == nil && nw < n {
+				werr = io.ErrShortWrite
+			}
+			if werr != nil {
+				return total, false, werr
+			}
+		}
+		if rerr == io.EOF {
+			return total, false, nil
+		}
+		if rerr != nil {
+			return total, false, rerr
+		}
+	}
+	return total, true, nil
+}
+
+func (w *writer) flush() {
+	w.commit(http.StatusOK)
+	w.inner.(http.Flusher).Flush()
+}
+
+func (w *writer) flushError() error {
+	w.commit(http.StatusOK)
+	return w.inner.(flushErrorer).FlushError()
+}
+
+func (w *writer) hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if !w.settled() {
+		// Not latched: the handler may still answer if Hijack fails.
+		w.hooks.Header(http.StatusSwitchingProtocols, w.inner.Header())
+	}
+	conn, brw, err := w.inner.(http.Hijacker).Hijack()
+	if err != nil {
+		return conn, brw, err
+	}
+	w.hijacked = true
+	if w.status == 0 {
+		w.status = http.StatusSwitchingProtocols
+	}
+	if !w.done.Load() {
+		conn, brw = w.hooks.Hijacked(conn, brw)
+	}
+	return conn, brw, nil
+}
+
+func (w *writer) push(target string, opts *http.PushOptions) error {
+	return w.inner.(http.Pusher).Push(target, opts)
+}
+
+func (w *writer) closeNotify() <-chan bool {
+	//lint:ignore SA1019 passed on to handlers that still use it
+	return w.inner.(http.CloseNotifier).CloseNotify()
+}
