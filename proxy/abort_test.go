@@ -33,11 +33,14 @@ func dying(t *testing.T, n int) map[string]*httptest.Server {
 		chunk = fmt.Sprintf("%x\r\n%s\r\n", n, part)
 	}
 	return map[string]*httptest.Server{
-		"chunked":        raw("Transfer-Encoding: chunked", chunk),
-		"half a chunk":   raw("Transfer-Encoding: chunked", fmt.Sprintf("%x\r\n%s", bodySize+1, part)),
-		"length":         raw(fmt.Sprintf("Content-Length: %d", bodySize+1), part),
-		"HTTP/2":         serveH2(t, http.HandlerFunc(abort)),
-		"HTTP/2, length": serveH2(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Content-Length", fmt.Sprint(bodySize+1)); abort(w, r) })),
+		"chunked":      raw("Transfer-Encoding: chunked", chunk),
+		"half a chunk": raw("Transfer-Encoding: chunked", fmt.Sprintf("%x\r\n%s", bodySize+1, part)),
+		"length":       raw(fmt.Sprintf("Content-Length: %d", bodySize+1), part),
+		"HTTP/2":       serveH2(t, http.HandlerFunc(abort)),
+		"HTTP/2, length": serveH2(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", fmt.Sprint(bodySize+1))
+			abort(w, r)
+		})),
 	}
 }
 
