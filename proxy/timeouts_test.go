@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -357,4 +358,75 @@ func TestUploadKeepsTheAnswerAlive(t *testing.T) {
 		c.Close()
 		s.Close()
 	})
+}
+
+// The time limits over real connections of both kinds.
+func TestIdleOverSockets(t *testing.T) {
+	noLeaks(t)
+	const short = 100 * time.Millisecond
+	let := make(chan bool)
+	ended := make(chan bool, 1)
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rc := http.NewResponseController(w)
+		w.WriteHeader(200)
+		rc.Flush()
+		switch r.URL.Path {
+		case "/stall":
+			<-r.Context().Done()
+		case "/endless":
+			for b := make([]byte, 64<<10); r.Context().Err() == nil; {
+				w.Write(b)
+			}
+		case "/silent":
+			<-let
+			io.WriteString(w, "done")
+			return
+		}
+		ended <- true
+	})
+	up1, up2 := serve(t, handler), serveH2(t, handler)
+	for _, up := range []*httptest.Server{up1, up2} {
+		for _, start := range []func(testing.TB, http.Handler) (string, *http.Client){h1, h2} {
+			to := func(edit func(*proxy.Timeouts)) (string, *http.Client) {
+				return start(t, newProxy(t, func(cfg *proxy.Config) {
+					edit(&cfg.Timeouts)
+					if up.TLS != nil {
+						cfg.TLS = up.Client().Transport.(*http.Transport).TLSClientConfig
+					}
+				}, up.URL))
+			}
+
+			url, c := to(func(limits *proxy.Timeouts) { limits.UpstreamIdle = short })
+			if status, _, _, err := get(c, url+"/stall"); status != 200 || err == nil {
+				t.Errorf("upstream stalls: %d, %v; want an error after the header", status, err)
+			}
+			<-ended
+			c.CloseIdleConnections()
+
+			url, c = to(func(limits *proxy.Timeouts) { limits.ClientIdle = short })
+			res, err := c.Get(url + "/endless")
+			if err != nil {
+				t.Fatal(err)
+			}
+			<-ended // nobody reads
+			if _, err := io.Copy(io.Discard, res.Body); err == nil {
+				t.Errorf("%s client never reads: clean end", res.Proto)
+			}
+			res.Body.Close()
+
+			// While the upstream has nothing to send, the client is not idle:
+			// a write deadline would reset an HTTP/2 stream even so.
+			res, err = c.Get(url + "/silent")
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(3 * short)
+			let <- true
+			if b, err := io.ReadAll(res.Body); string(b) != "done" || err != nil {
+				t.Errorf("%s silent upstream: %q, %v", res.Proto, b, err)
+			}
+			res.Body.Close()
+			c.CloseIdleConnections()
+		}
+	}
 }
