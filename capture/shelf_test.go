@@ -2,6 +2,8 @@ package capture_test
 
 import (
 	"context"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -78,3 +80,5 @@ func captured(b capture.Body) string { return string(b.Bytes()) }
 func dial(url string) (net.Conn, error) {
 	return net.Dial("tcp", strings.TrimPrefix(url, "http://"))
 }
+
+func discardLog() *log.Logger { return log.New(io.Discard, "", 0) }
