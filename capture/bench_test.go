@@ -59,6 +59,9 @@ func BenchmarkMiddleware(b *testing.B) {
 			h    http.Handler
 		}{
 			{"bare", bare},
+			{"tee", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // the classic mistake
+				bare.ServeHTTP(&bodyLogWriter{ResponseWriter: w}, r)
+			})},
 			{"capture", capture.Middleware(capture.SinkFunc(discard), nil)(bare)},
 		} {
 			b.Run(fmt.Sprintf("%s/%s", c.name, v.name), func(b *testing.B) {

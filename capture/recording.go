@@ -245,6 +245,7 @@ func (rec *recording) close(cause any) *Exchange {
 	}
 	rec.request.report(&x.Request.Body)
 	rec.response.report(&x.Response.Body)
+	rec.request, rec.response = tap{}, tap{} // which lead to the record
 	req, resp := &x.Request, &x.Response
 	req.Body.Complete = rec.complete || rec.readErr == io.EOF ||
 		req.Body.Declared >= 0 && req.Body.Size >= req.Body.Declared
