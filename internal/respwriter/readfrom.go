@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// sniffLen is how much of a response net/http looks at to find its type. When
-// the header is not sent yet it copies that much through memory anyway.
+// sniffLen is how much net/http's ReadFrom copies before it sends the header. A
+// prefix shorter than that would look to it like a short response.
 const sniffLen = 512
 
 // readFrom leaves the copying to the inner ReadFrom: first of a prefix, as long
@@ -80,11 +80,9 @@ func (p *prefix) fill(size int) (int, error) {
 	if p.src == nil || p.err != nil {
 		return 0, cmp.Or(p.err, io.EOF)
 	}
-	want := 0
-	if p.w.undecided() {
-		want = sniffLen
-	} else if p.w.watching() {
-		want = p.w.hooks.Want()
+	want := sniffLen - int(min(p.reported, sniffLen))
+	if p.w.watching() && !p.w.undecided() {
+		want = max(want, p.w.hooks.Want())
 	}
 	if want <= 0 {
 		p.drained = true

@@ -47,8 +47,8 @@ type Hooks interface {
 	// Want says how many more body bytes the hooks would like to see. ReadFrom
 	// asks it, after Header: that many bytes are copied through memory and
 	// shown to Body, the rest goes to the inner ReadFrom and is only counted.
-	// Write and WriteString show everything regardless, and so does ReadFrom
-	// with the few bytes it has read when it calls Header.
+	// Write and WriteString show everything regardless, and ReadFrom the first
+	// 512 bytes if the header was not decided before or any are wanted.
 	Want() int
 
 	// Body is called after n body bytes were accepted by the inner writer,
