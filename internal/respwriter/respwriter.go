@@ -28,8 +28,10 @@ import (
 )
 
 // Hooks are told what passes through a wrapped writer. They are called by the
-// goroutine that calls the writer and never after [Writer.Finish]. Embed
-// [NoHooks] to implement only some.
+// goroutine that calls the writer, and by none that calls it after
+// [Writer.Finish]; a Write that is under way in another goroutine when the
+// handler returns may still tell its hook. Embed [NoHooks] to implement only
+// some.
 type Hooks interface {
 	// Header is called right before the final header is sent: by WriteHeader
 	// with a status of 200 or more, or 101; with 200 before the first Write,
