@@ -194,7 +194,7 @@ func (r results) tail() string {
 
 // goTest runs net/http's tests. That some fail is not an error.
 func goTest(t testing.TB, flags ...string) (results, error) {
-	// Vet would check the edited files and find the dots in their imports.
+	// Vet is off because it looks for the folders of an overlay on disk.
 	args := append([]string{"test", "-json", "-vet=off", "-timeout=5m", "-skip=" + skipped}, flags...)
 	cmd := exec.CommandContext(t.Context(), "go", append(args, "net/http")...)
 	cmd.Dir = t.TempDir()

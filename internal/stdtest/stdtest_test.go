@@ -1,6 +1,8 @@
 package stdtest_test
 
 import (
+	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -46,6 +48,32 @@ func TestBrokenWrappersAreFound(t *testing.T) {
 				t.Error("no test passed: the fault is not the one meant")
 			}
 		})
+	}
+}
+
+// A test that fails once and then never again is not held against the wrapper,
+// but it is not hidden either.
+func TestFlakyIsReported(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds and runs a part of net/http's own tests; not run with -short")
+	}
+	once := filepath.Join(t.TempDir(), "once")
+	source := strings.NewReplacer(
+		`import "net/http"`, `import ("net/http"; "os")`,
+		"w.status == 0", "w.status == 0 || !broken",
+	).Replace(latching)
+	report, err := stdtest.Compare(t, stdtest.Variant{
+		Source: source + fmt.Sprintf("\nvar broken = os.Mkdir(%q, 0o777) == nil // in the first process only\n", once),
+		Run: "^(TestEarlyHints|TestWriteHeader0)$",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(report.Lost) > 0 || len(report.Flaky) != 1 || !strings.HasPrefix(report.Flaky[0], "TestEarlyHints (again: 3 of 3 with the wrapper") {
+		t.Errorf("lost = %q, flaky = %q, want none and TestEarlyHints", report.Lost, report.Flaky)
+	}
+	if !strings.Contains(report.String(), "TestEarlyHints") {
+		t.Errorf("report = %q: does not name the flaky test", report)
 	}
 }
 
