@@ -129,6 +129,8 @@ func (s *spy) Body(p []byte, n int64, err error) {
 	s.n += n
 }
 
+func (s *spy) Flushing() { s.logf("Flushing") }
+
 func (s *spy) Hijacked(conn net.Conn, brw *bufio.ReadWriter) (net.Conn, *bufio.ReadWriter) {
 	s.logf("Hijacked")
 	return conn, brw

@@ -29,6 +29,7 @@ func (h *lateHooks) Header(int, http.Header)        { h.told("Header") }
 func (h *lateHooks) Informational(int, http.Header) { h.told("Informational") }
 func (h *lateHooks) Want() int                      { h.told("Want"); return 1 << 20 }
 func (h *lateHooks) Body([]byte, int64, error)      { h.told("Body") }
+func (h *lateHooks) Flushing()                      { h.told("Flushing") }
 func (h *lateHooks) Hijacked(conn net.Conn, brw *bufio.ReadWriter) (net.Conn, *bufio.ReadWriter) {
 	h.told("Hijacked")
 	return conn, brw

@@ -59,16 +59,14 @@ type Hooks interface {
 	// kept or changed.
 	Body(p []byte, n int64, err error)
 
+	// Flushing is called before each Flush or FlushError, after Header. What was
+	// written until the first of them is what net/http guesses a Content-Type
+	// from.
+	Flushing()
+
 	// Hijacked is called after a successful Hijack and returns what the
 	// handler gets.
 	Hijacked(conn net.Conn, brw *bufio.ReadWriter) (net.Conn, *bufio.ReadWriter)
-}
-
-// FlushHooks may be implemented by [Hooks] that want to know what net/http had
-// when it sent the first of the body, and with it a Content-Type it guessed.
-type FlushHooks interface {
-	// Flushing is called before each Flush or FlushError, after Header.
-	Flushing()
 }
 
 // NoHooks implements [Hooks] by doing nothing.
@@ -78,6 +76,7 @@ func (NoHooks) Header(int, http.Header)        {}
 func (NoHooks) Informational(int, http.Header) {}
 func (NoHooks) Want() int                      { return 0 }
 func (NoHooks) Body([]byte, int64, error)      {}
+func (NoHooks) Flushing()                      {}
 func (NoHooks) Hijacked(c net.Conn, brw *bufio.ReadWriter) (net.Conn, *bufio.ReadWriter) {
 	return c, brw
 }
@@ -94,6 +93,12 @@ type Writer struct {
 func (w *Writer) Wrap(inner http.ResponseWriter, hooks Hooks) http.ResponseWriter {
 	w.w.inner, w.w.hooks = inner, hooks
 	return combine(&w.w, interfacesOf(inner))
+}
+
+// Is reports whether w is a wrapped writer, as returned by Wrap.
+func Is(w http.ResponseWriter) bool {
+	_, ok := w.(interface{ watching() bool })
+	return ok
 }
 
 // Status returns the final status, 101 after a Hijack without one, and 0 before
@@ -195,8 +200,8 @@ func (w *writer) flushError() error {
 }
 
 func (w *writer) flushing() {
-	if hooks, ok := w.hooks.(FlushHooks); ok && !w.hijacked && !w.done.Load() {
-		hooks.Flushing()
+	if w.watching() {
+		w.hooks.Flushing()
 	}
 }
 

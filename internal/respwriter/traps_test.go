@@ -114,8 +114,8 @@ func TestTrapCapture01_CommitPoints(t *testing.T) {
 		{"Write", func(w wrapped) { w.Write([]byte("abc")) }, 200, []string{"Header 200", "inner.Write 3", "Body 3 of 3 <nil>"}, nil},
 		{"Write of nothing", func(w wrapped) { w.Write(nil) }, 200, []string{"Header 200", "inner.Write 0", "Body 0 of 0 <nil>"}, nil},
 		{"WriteString", func(w wrapped) { io.WriteString(w.ResponseWriter, "abc") }, 200, []string{"Header 200", "inner.WriteString 3", "Body 3 of 3 <nil>"}, nil},
-		{"Flush", func(w wrapped) { w.ResponseWriter.(http.Flusher).Flush() }, 200, []string{"Header 200", "inner.Flush"}, nil},
-		{"FlushError", func(w wrapped) { http.NewResponseController(w.ResponseWriter).Flush() }, 200, []string{"Header 200", "inner.FlushError"}, nil},
+		{"Flush", func(w wrapped) { w.ResponseWriter.(http.Flusher).Flush() }, 200, []string{"Header 200", "Flushing", "inner.Flush"}, nil},
+		{"FlushError", func(w wrapped) { http.NewResponseController(w.ResponseWriter).Flush() }, 200, []string{"Header 200", "Flushing", "inner.FlushError"}, nil},
 		{"Hijack", func(w wrapped) { hijack(w) }, 101, []string{"Header 101", "inner.Hijack", "Hijacked"}, nil},
 		{"ReadFrom", func(w wrapped) { readFrom(w, strings.NewReader("abc")) }, 200,
 			[]string{"Header 200", "Body 3 of 3 <nil>", "inner.ReadFrom 3"}, nil},
@@ -165,7 +165,7 @@ func TestTrapCapture01_CommitPoints(t *testing.T) {
 				t.Errorf("Flush = %v", err)
 			}
 			w.WriteHeader(500) // too late
-		}, []string{"Header 200"})
+		}, []string{"Header 200", "Flushing"})
 		serve(t, http2, "GET", func(w http.ResponseWriter, r *http.Request) {
 			io.Copy(w, iotest.ErrReader(errFake))
 			w.WriteHeader(502)
