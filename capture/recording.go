@@ -40,10 +40,7 @@ type recording struct {
 	noBodies          SkipReason // set when bodies are out whatever comes
 }
 
-var (
-	_ respwriter.Hooks      = (*recording)(nil)
-	_ respwriter.FlushHooks = (*recording)(nil)
-)
+var _ respwriter.Hooks = (*recording)(nil)
 
 func (rec *recording) Value(key any) any {
 	if key == (liveKey{}) {
