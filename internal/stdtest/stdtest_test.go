@@ -64,7 +64,7 @@ func TestFlakyIsReported(t *testing.T) {
 	).Replace(latching)
 	report, err := stdtest.Compare(t, stdtest.Variant{
 		Source: source + fmt.Sprintf("\nvar broken = os.Mkdir(%q, 0o777) == nil // in the first process only\n", once),
-		Run: "^(TestEarlyHints|TestWriteHeader0)$",
+		Run:    "^(TestEarlyHints|TestWriteHeader0)$",
 	})
 	if err != nil {
 		t.Fatal(err)
