@@ -15,7 +15,7 @@ const sniffLen = 512
 // recognises files by type and sends them by sendfile.
 //
 // Writing the prefix by Write would be simpler, but net/http sends at other
-// moments then, and chunks where it would not.
+// moments then, and a short body with a Content-Length instead of in chunks.
 func (w *writer) readFrom(src io.Reader) (total int64, err error) {
 	inner := w.inner.(io.ReaderFrom)
 	if w.undecided() || w.watching() && w.hooks.Want() > 0 {
