@@ -104,10 +104,11 @@ func (f *fake) CloseNotify() <-chan bool {
 
 // spy is a Hooks that writes down what it is told, into the same log.
 type spy struct {
-	log  *[]string
-	want int
-	body bytes.Buffer
-	n    int64
+	log     *[]string
+	want    int
+	decided bool
+	body    bytes.Buffer
+	n       int64
 }
 
 func (s *spy) logf(format string, args ...any) {
@@ -116,12 +117,18 @@ func (s *spy) logf(format string, args ...any) {
 
 func (s *spy) Header(status int, h http.Header) {
 	s.logf("Header %d", status)
+	s.decided = true
 	h.Set("X-Hook", fmt.Sprint(status))
 }
 
 func (s *spy) Informational(status int, _ http.Header) { s.logf("Informational %d", status) }
 
-func (s *spy) Want() int { return max(0, s.want-s.body.Len()) }
+func (s *spy) Want() int {
+	if !s.decided {
+		s.logf("Want before Header")
+	}
+	return max(0, s.want-s.body.Len())
+}
 
 func (s *spy) Body(p []byte, n int64, err error) {
 	s.logf("Body %d of %d %v", len(p), n, err)

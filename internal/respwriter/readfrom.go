@@ -1,7 +1,6 @@
 package respwriter
 
 import (
-	"cmp"
 	"io"
 	"net/http"
 	"sync"
@@ -16,7 +15,7 @@ const sniffLen = 512
 // recognises files by type and sends them by sendfile.
 //
 // Writing the prefix by Write would be simpler, but net/http sends at other
-// moments then, and chunks where it would not.
+// moments then, and a short body with a Content-Length instead of in chunks.
 func (w *writer) readFrom(src io.Reader) (total int64, err error) {
 	inner := w.inner.(io.ReaderFrom)
 	if w.undecided() || w.watching() && w.hooks.Want() > 0 {
@@ -43,7 +42,6 @@ type prefix struct {
 	pending  int   // bytes in buf that were handed out and not yet reported
 	reported int64 // bytes reported to the hooks
 	drained  bool  // the hooks want no more; src may have it
-	err      error // of src
 }
 
 var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
@@ -77,8 +75,8 @@ func (p *prefix) fill(size int) (int, error) {
 	if p.pending > 0 {
 		p.report(p.pending, nil) // or inner would not ask for more
 	}
-	if p.src == nil || p.err != nil {
-		return 0, cmp.Or(p.err, io.EOF)
+	if p.src == nil {
+		return 0, io.EOF
 	}
 	want := sniffLen - int(min(p.reported, sniffLen))
 	if p.w.watching() && !p.w.undecided() {
@@ -92,7 +90,7 @@ func (p *prefix) fill(size int) (int, error) {
 	if n > 0 {
 		p.w.commit(http.StatusOK)
 	}
-	p.pending, p.err = n, err
+	p.pending = n
 	return n, err
 }
 

@@ -119,6 +119,8 @@ func TestTrapCapture01_CommitPoints(t *testing.T) {
 		{"Hijack", func(w wrapped) { hijack(w) }, 101, []string{"Header 101", "inner.Hijack", "Hijacked"}, nil},
 		{"ReadFrom", func(w wrapped) { readFrom(w, strings.NewReader("abc")) }, 200,
 			[]string{"Header 200", "Body 3 of 3 <nil>", "inner.ReadFrom 3"}, nil},
+		{"ReadFrom of more than is wanted", func(w wrapped) { w.hooks.want = 10; readFrom(w, source(600)) }, 200,
+			[]string{"Header 200", "Body 512 of 512 <nil>", "inner.ReadFrom 512", "inner.ReadFrom 88", "Body 0 of 88 <nil>"}, nil},
 		{"ReadFrom of nothing", func(w wrapped) { readFrom(w, strings.NewReader("")) }, 0,
 			[]string{"inner.ReadFrom 0"}, []string{"Header 200"}},
 		{"ReadFrom that fails at once", func(w wrapped) { readFrom(w, iotest.ErrReader(errFake)); w.WriteHeader(502) }, 502,
@@ -266,6 +268,16 @@ func TestTrapCapture04_WriteHeaderZeroPanics(t *testing.T) {
 			w.WriteHeader(status)
 		}()
 	}
+	t.Run("inner writer that panics with a valid code", func(t *testing.T) {
+		var rw respwriter.Writer
+		w := rw.Wrap(panicking{httptest.NewRecorder()}, respwriter.NoHooks{})
+		defer func() {
+			if got := recover(); got != errFake || rw.Status() != 0 {
+				t.Errorf("panics with %v, Status = %d, want %v, 0", got, rw.Status(), errFake)
+			}
+		}()
+		w.WriteHeader(200)
+	})
 	bothProtocols(t, func(t *testing.T, http2 bool) {
 		serve(t, http2, "GET", func(w http.ResponseWriter, r *http.Request) {
 			defer func() {
@@ -278,6 +290,10 @@ func TestTrapCapture04_WriteHeaderZeroPanics(t *testing.T) {
 		}, []string{"Header 500"})
 	})
 }
+
+type panicking struct{ http.ResponseWriter }
+
+func (panicking) WriteHeader(int) { panic(errFake) }
 
 // Trap 5: 204 and 304 refuse a body; HEAD takes it and sends nothing.
 func TestTrapCapture05_NoBody(t *testing.T) {
@@ -328,6 +344,11 @@ func TestTrapCapture06_CountsAccepted(t *testing.T) {
 			w.hooks.want = 1 << 20
 			return readFrom(w, io.MultiReader(source(size), iotest.ErrReader(errFake)))
 		}, size, size, errFake},
+		{"ReadFrom, inner fails after the prefix", func(w wrapped) (int64, error) {
+			w.hooks.want = 10
+			w.inner.err = errFake
+			return readFrom(w, source(size))
+		}, 512, 512, errFake},
 		{"short Write", func(w wrapped) (int64, error) {
 			w.inner.short = true
 			n, err := w.Write(pattern(size))
@@ -374,14 +395,22 @@ func TestTrapCapture06_CountsAccepted(t *testing.T) {
 
 	// The connection breaks in the middle of a prefix.
 	for _, accepts := range []int{0, 511, 512, 600, 40_000} {
-		for _, byRead := range []bool{false, true} {
-			t.Run(fmt.Sprintf("broken after %d, byRead=%v", accepts, byRead), func(t *testing.T) {
+		for _, tt := range []struct {
+			byRead      bool
+			fails, want error
+		}{
+			{false, errFake, errFake},
+			{true, errFake, errFake},
+			{false, nil, io.ErrShortWrite},
+			{true, nil, io.ErrShortWrite},
+		} {
+			t.Run(fmt.Sprintf("broken after %d with %v, byRead=%v", accepts, tt.fails, tt.byRead), func(t *testing.T) {
 				var rw respwriter.Writer
 				hooks := &spy{log: new([]string), want: 1 << 20}
-				inner := &breaking{ResponseWriter: httptest.NewRecorder(), left: accepts, byRead: byRead}
+				inner := &breaking{httptest.NewRecorder(), accepts, tt.fails, tt.byRead}
 				n, err := io.Copy(rw.Wrap(inner, hooks), source(size))
-				if n != int64(accepts) || err != errFake {
-					t.Errorf("Copy = %d, %v, want %d, %v", n, err, accepts, errFake)
+				if n != int64(accepts) || err != tt.want {
+					t.Errorf("Copy = %d, %v, want %d, %v", n, err, accepts, tt.want)
 				}
 				if hooks.n != n || !bytes.Equal(hooks.body.Bytes(), pattern(size)[:accepts]) {
 					t.Errorf("hooks counted %d and saw %d bytes, want %d", hooks.n, hooks.body.Len(), accepts)
@@ -396,6 +425,7 @@ func TestTrapCapture06_CountsAccepted(t *testing.T) {
 type breaking struct {
 	http.ResponseWriter
 	left   int
+	err    error
 	byRead bool // not by the source's WriteTo
 }
 
@@ -405,7 +435,7 @@ func (b *breaking) ReadFrom(src io.Reader) (int64, error) {
 	}
 	return io.Copy(writerFunc(func(p []byte) (int, error) {
 		if len(p) > b.left {
-			return b.left, errFake
+			return b.left, b.err
 		}
 		b.left -= len(p)
 		return len(p), nil
