@@ -60,6 +60,13 @@ type Hooks interface {
 	Hijacked(conn net.Conn, brw *bufio.ReadWriter) (net.Conn, *bufio.ReadWriter)
 }
 
+// FlushHooks may be implemented by [Hooks] that want to know what net/http had
+// when it sent the first of the body, and with it a Content-Type it guessed.
+type FlushHooks interface {
+	// Flushing is called before each Flush or FlushError, after Header.
+	Flushing()
+}
+
 // NoHooks implements [Hooks] by doing nothing.
 type NoHooks struct{}
 
@@ -219,12 +226,20 @@ func (w *writer) copyWanted(src io.Reader, want int) (total int64, more bool, er
 
 func (w *writer) flush() {
 	w.commit(http.StatusOK)
+	w.flushing()
 	w.inner.(http.Flusher).Flush()
 }
 
 func (w *writer) flushError() error {
 	w.commit(http.StatusOK)
+	w.flushing()
 	return w.inner.(flushErrorer).FlushError()
+}
+
+func (w *writer) flushing() {
+	if hooks, ok := w.hooks.(FlushHooks); ok && !w.hijacked && !w.done.Load() {
+		hooks.Flushing()
+	}
 }
 
 func (w *writer) hijack() (net.Conn, *bufio.ReadWriter, error) {
