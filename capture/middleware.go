@@ -56,13 +56,16 @@ func (m *middleware) serve(next http.Handler, w http.ResponseWriter, r *http.Req
 		next.ServeHTTP(w, r)
 		return
 	}
-	rec := m.start(w, r)
-	defer rec.end()
-	next.ServeHTTP(rec.writer.Wrap(w, rec), rec.r2)
-	rec.returned = true
+	rec := m.start(r, w)
+	rec.serve(next)
+	if !rec.returned {
+		// Reached only by panic(nil) under GODEBUG=panicnil=1, which recover
+		// takes away without telling. runtime.Goexit does not come here.
+		panic(nil)
+	}
 }
 
-func (m *middleware) start(w http.ResponseWriter, r *http.Request) *recording {
+func (m *middleware) start(r *http.Request, w http.ResponseWriter) *recording {
 	x := newRecord(m.Budget)
 	x.Start = time.Now()
 	x.Client = clientAddr(r)
@@ -96,6 +99,12 @@ func (m *middleware) start(w http.ResponseWriter, r *http.Request) *recording {
 		rec.r2.Body = &rec.body
 	}
 	return rec
+}
+
+func (rec *recording) serve(next http.Handler) {
+	defer rec.end()
+	next.ServeHTTP(rec.writer.Wrap(rec.inner, rec), rec.r2)
+	rec.returned = true
 }
 
 // finish makes the record of an exchange that has ended and offers it.

@@ -2,62 +2,15 @@ package capture_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/goweir/weir/capture"
 )
-
-// shelf is a sink that keeps clones of what it is given.
-type shelf struct {
-	mu sync.Mutex
-	xs []*capture.Exchange
-}
-
-func (s *shelf) Record(_ context.Context, x *capture.Exchange) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.xs = append(s.xs, x.Clone())
-	return nil
-}
-
-// only returns the one record that was made.
-func (s *shelf) only(t *testing.T) *capture.Exchange {
-	t.Helper()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.xs) != 1 {
-		t.Fatalf("%d records, want 1", len(s.xs))
-	}
-	return s.xs[0]
-}
-
-// record serves one request with h and returns the record and the response. A
-// panic of h is swallowed.
-func record(t *testing.T, opts *capture.Options, r *http.Request, h http.HandlerFunc) (*capture.Exchange, *httptest.ResponseRecorder) {
-	t.Helper()
-	var s shelf
-	w := httptest.NewRecorder()
-	func() {
-		defer func() { recover() }()
-		capture.Middleware(&s, opts)(h).ServeHTTP(w, r)
-	}()
-	return s.only(t), w
-}
-
-func get(target string) *http.Request { return httptest.NewRequest("GET", target, nil) }
-
-func post(contentType, body string) *http.Request {
-	r := httptest.NewRequest("POST", "/", strings.NewReader(body))
-	r.Header.Set("Content-Type", contentType)
-	return r
-}
 
 func TestMiddlewareRecordsAnExchange(t *testing.T) {
 	r := httptest.NewRequest("POST", "http://example.com/a%2Fb?x=1&token=t0psecret", strings.NewReader(`{"in":1}`))

@@ -185,7 +185,7 @@ func (rec *recording) sniffLocked(first []byte) {
 		return
 	}
 	if len(first) == 0 {
-		rec.response.skip = SkipNoBody
+		rec.response.skip = SkipContentType // what comes will not get one
 		return
 	}
 	media := http.DetectContentType(first)
@@ -252,6 +252,9 @@ func (rec *recording) close(cause any) *Exchange {
 	req.Trailer = rec.m.redact.appendHeader(nil, rec.r2.Trailer, "")
 	if rec.returned && !hijacked {
 		resp.Trailer = rec.m.redact.trailer(rec.inner.Header())
+	}
+	if resp.Body.Size == 0 && resp.Body.Type == "" && resp.Body.Skipped == SkipContentType {
+		resp.Body.Skipped = SkipNoBody
 	}
 	x.Empty = x.Status/100 == 2 && resp.Body.Size == 0 && resp.Body.Skipped == ""
 	x.Outcome = ending{

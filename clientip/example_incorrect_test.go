@@ -2,6 +2,7 @@ package clientip_test
 
 import (
 	"fmt"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -20,14 +21,12 @@ func ExampleResolver_Addr_incorrect() {
 			first, _, _ := strings.Cut(r.Header.Get("X-Forwarded-For"), ",")
 			return first
 		},
-		"field": func(r *http.Request) string { return r.Header.Get("X-Forwarded-For") },
-		"single": func(r *http.Request) string {
-			return r.Header.Get("X-Real-Ip")
-		},
+		"field":  func(r *http.Request) string { return r.Header.Get("X-Forwarded-For") },
+		"single": func(r *http.Request) string { return r.Header.Get("X-Real-Ip") },
 	}
 	resolver, err := clientip.New([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, nil)
 	if err != nil {
-		panic(err)
+		log.Fatal(err)
 	}
 
 	// One client, 203.0.113.7, sends ten requests and makes up an address for

@@ -16,30 +16,20 @@ import "strings"
 // It reads from the right, so that what a trusted proxy appended reads the same
 // whatever the client sent before it. Read from the left, a client's unclosed
 // quote would swallow the proxy's element. On a field without syntax errors
-// both give the same: in a quoted-string every inner quote is escaped, and
-// before an opening quote stands "=", never a backslash. On one with errors the
-// element to the right of the result may be anything; forParameter judges it.
+// both give the same: within a quoted-string every quote follows a backslash,
+// and an opening quote follows "=". On one with errors the text to the right of
+// the result may be anything; forParameter judges it.
 func lastComma(s string) int {
 	for i := len(s) - 1; i >= 0; i-- {
 		switch s[i] {
 		case ',':
 			return i
 		case '"':
-			for i--; i >= 0 && (s[i] != '"' || escaped(s, i)); i-- {
+			for i--; i >= 0 && (s[i] != '"' || i > 0 && s[i-1] == '\\'); i-- {
 			}
 		}
 	}
 	return -1
-}
-
-// escaped reports whether an odd number of backslashes precede s[i]. Runs of
-// backslashes before different quotes do not overlap, so lastComma stays linear.
-func escaped(s string, i int) bool {
-	n := 0
-	for n < i && s[i-1-n] == '\\' {
-		n++
-	}
-	return n%2 == 1
 }
 
 // forParameter returns the value of the "for" parameter of one
@@ -131,5 +121,19 @@ func quotedLen(s string) int {
 	return 0
 }
 
-// trimLeft removes optional white space, RFC 9110 section 5.6.3.
-func trimLeft(s string) string { return strings.TrimLeft(s, " \t") }
+// trimLeft removes optional white space, RFC 9110 section 5.6.3. It is a loop
+// because strings.TrimLeft builds a set on each call, which a mebibyte of
+// semicolons would pay for a million times.
+func trimLeft(s string) string {
+	for s != "" && (s[0] == ' ' || s[0] == '\t') {
+		s = s[1:]
+	}
+	return s
+}
+
+func trim(s string) string {
+	for s != "" && (s[len(s)-1] == ' ' || s[len(s)-1] == '\t') {
+		s = s[:len(s)-1]
+	}
+	return trimLeft(s)
+}

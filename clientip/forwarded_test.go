@@ -71,6 +71,8 @@ var forwardedTests = []struct {
 	{"escaped backslashes and quote", []string{`for=203.0.113.7;x="\\\", for=198.51.100.1"`}, "203.0.113.7"},
 	{"closing quote escaped", []string{`for=203.0.113.7;x="\"`}, "10.0.0.1"},
 	{"backslash before an opening quote", []string{`for=203.0.113.7;x=\"a"`}, "10.0.0.1"},
+	{"even backslashes before an opening quote", []string{`for=203.0.113.7;x=\\"a"`}, "10.0.0.1"},
+	{"backslash at the end", []string{`for="203.0.113.7\`}, "10.0.0.1"},
 	{"quote opened only", []string{`for="203.0.113.7`}, "10.0.0.1"},
 	{"quote closed only", []string{`for=203.0.113.7"`}, "10.0.0.1"},
 	{"quote over two lines", []string{`for=203.0.113.7;x="a`, `b"`}, "10.0.0.1"},

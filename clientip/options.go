@@ -25,8 +25,9 @@ type Options struct {
 	// Forwarded reads the "for" parameters of the Forwarded field (RFC 7239).
 	// An element that breaks the syntax, that has no "for" or has it twice, or
 	// whose "for" is unknown or an obfuscated identifier (section 6.3) is not
-	// an address and ends the walk. White space around ";" is let pass, which
-	// the syntax does not allow but proxies send.
+	// an address and ends the walk. So does a port or an IPv6 address without
+	// quotes, which section 6 requires. White space around ";" is let pass,
+	// which the syntax does not allow but proxies send.
 	Forwarded bool
 
 	// SingleHeader is the name of a field that holds one address and that the

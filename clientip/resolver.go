@@ -63,7 +63,7 @@ func (v *Resolver) Addr(r *http.Request) netip.Addr {
 	if len(lines) != 1 || strings.Contains(lines[0], ",") {
 		return peer
 	}
-	if addr := parseNode(strings.Trim(lines[0], " \t")); addr.IsValid() {
+	if addr := parseNode(trim(lines[0])); addr.IsValid() {
 		return addr
 	}
 	return peer
@@ -107,7 +107,7 @@ func (v *Resolver) walk(peer netip.Addr, lines []string) netip.Addr {
 			} else {
 				comma = strings.LastIndexByte(line, ',')
 			}
-			element := strings.Trim(line[comma+1:], " \t")
+			element := trim(line[comma+1:])
 			if more = comma >= 0; more {
 				line = line[:comma]
 			}
