@@ -26,6 +26,7 @@ type Audit struct {
 type Timeouts struct {
 	ReadHeader Duration         `yaml:"read_header" default:"5s"` // from the first byte of a request to the end of its header
 	Idle       Duration         `yaml:"idle" default:"60s"`       // of a kept connection between two requests
+	Stall      Duration         `yaml:"stall" default:"60s"`      // of a body that does not move, from or to the client
 	Shutdown   Duration         `yaml:"shutdown" default:"15s"`   // for requests in flight after SIGTERM
 	Upstream   UpstreamTimeouts `yaml:"upstream"`
 }

@@ -69,7 +69,7 @@ func TestParse(t *testing.T) {
 		l.Rate != (config.Rate{Limit: 10, Window: 500 * time.Millisecond}) || l.Burst != 20 {
 		t.Errorf("routes[0].limits[1] is %+v", l)
 	}
-	if !c.Routes[1].Capture || !c.Routes[1].Upstreams[0].IsDemo() {
+	if !c.Routes[1].Capture || c.Routes[1].Upstreams[0] != config.Demo {
 		t.Errorf("routes[1] is %+v, want capture by default and the demo", c.Routes[1])
 	}
 	if got := c.Routes[2].Limits; len(got) != 1 || got[0].Name != "everyone" {
@@ -87,7 +87,7 @@ func TestDefaults(t *testing.T) {
 	}
 	second := config.Duration(time.Second)
 	want := config.Timeouts{
-		ReadHeader: 5 * second, Idle: 60 * second, Shutdown: 15 * second,
+		ReadHeader: 5 * second, Idle: 60 * second, Stall: 60 * second, Shutdown: 15 * second,
 		Upstream: config.UpstreamTimeouts{Dial: 2 * second, Header: 30 * second, Idle: 60 * second},
 	}
 	if c.Timeouts != want {
@@ -124,7 +124,7 @@ var faulty = []struct {
 		`3:18: audit: "file" is given twice, first at 3:9`,
 	}},
 	{"bad scalars", `listen: 8080
-trust: [10.0.0.1/8, nobody, 300.1.1.1, "fe80::1%eth0"]
+trust: [10.0.0.1/8, nobody, 300.1.1.1, "fe80::1%eth0", 0.0.0.0/0]
 audit: {file: "", max_body: 64, budget: 64KiBi}
 timeouts: {idle: 60, shutdown: 0s, read_header: -1s}
 routes:
@@ -134,10 +134,11 @@ routes:
     capture: yes
 `, []string{
 		`1:9: listen: "8080" is no address: want HOST:PORT`,
-		`2:9: trust[0]: "10.0.0.1/8" has bits beyond its mask: want 10.0.0.0/8`,
+		`2:9: trust[0]: "10.0.0.1/8" has bits beyond its length: want 10.0.0.0/8`,
 		`2:21: trust[1]: "nobody" is no range of addresses`,
 		`2:29: trust[2]: "300.1.1.1" is no range`,
 		`2:40: trust[3]: "fe80::1%eth0" is no range`,
+		`2:56: trust[4]: is 0.0.0.0/0, which trusts everyone`,
 		`3:15: audit.file: is empty`,
 		`3:29: audit.max_body: "64" is no size: want`,
 		`3:41: audit.budget: "64KiBi" is no size: want`,
@@ -145,12 +146,12 @@ routes:
 		`4:32: timeouts.shutdown: "0s" is not above zero`,
 		`4:49: timeouts.read_header: "-1s" is not above zero`,
 		`6:11: routes[0].path: parsing "api": `,
-		`7:17: routes[0].upstreams[0]: "127.0.0.1:9001" is no upstream: want http://HOST:PORT`,
-		`7:35: routes[0].upstreams[1]: "ftp://x" is no upstream`,
-		`7:46: routes[0].upstreams[2]: "http://" is no upstream`,
-		`7:57: routes[0].upstreams[3]: "http://a/?q" is no upstream`,
-		`7:72: routes[0].upstreams[4]: "http://u:p@a" is no upstream`,
-		`8:19: routes[0].strip_prefix: "api/" is no prefix: want whole segments`,
+		`7:17: routes[0].upstreams[0]: `,
+		`7:35: routes[0].upstreams[1]: `,
+		`7:46: routes[0].upstreams[2]: `,
+		`7:57: routes[0].upstreams[3]: `,
+		`7:72: routes[0].upstreams[4]: `,
+		`8:19: routes[0].strip_prefix: "api/": does not begin with a slash; want whole segments, such as /api`,
 		`9:14: routes[0].capture: want true or false, got the text "yes"`,
 	}},
 	{"wrong types", `listen: [a]
@@ -186,15 +187,15 @@ routes:
       - {name: d, rat: 1/s, ky: ip}
 `, []string{
 		`5:24: routes[0].limits[0].key: "everyone" is no key: want global, ip, route, path, header:NAME or cookie:NAME`,
-		`5:40: routes[0].limits[0].rate: "10" is no rate: want`,
+		`5:40: routes[0].limits[0].rate: "10": no "/"; want a form such as "10/s"`,
 		`6:24: routes[0].limits[1].key: "header" is no key`,
-		`6:38: routes[0].limits[1].rate: "10/x" is no rate`,
+		`6:38: routes[0].limits[1].rate: "10/x": the unit is none of`,
 		`7:24: routes[0].limits[2].key: "header:a b" is no key`,
-		`7:44: routes[0].limits[2].rate: "-1/s" is no rate`,
+		`7:44: routes[0].limits[2].rate: "-1/s": the limit is not`,
 		`7:57: routes[0].limits[2].burst: "-5" is no count: want a whole number from 1`,
 		`8:9: routes[0].limits[3]: "name" is missing`,
 		`8:15: routes[0].limits[3].key: "ip:x" is no key`,
-		`8:29: routes[0].limits[3].rate: "/s" is no rate`,
+		`8:29: routes[0].limits[3].rate: "/s": the limit is not`,
 		`8:40: routes[0].limits[3].burst: "1.5" is no count`,
 		`9:9: routes[0].limits[4]: "key" is missing`,
 		`9:9: routes[0].limits[4]: "rate" is missing`,

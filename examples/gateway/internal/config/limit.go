@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/goweir/weir/limiter"
 )
 
 // A Limit is a quota and what it is counted by.
@@ -15,6 +17,20 @@ type Limit struct {
 	Burst Count  `yaml:"burst"` // 0: as much as the rate allows in one window
 }
 
+// Policy returns the quota.
+func (l *Limit) Policy() limiter.Policy {
+	return limiter.Policy{Name: l.Name, Limit: l.Rate.Limit, Window: l.Rate.Window, Burst: int(l.Burst)}
+}
+
+// String returns the limit for people, without its name.
+func (l *Limit) String() string {
+	s := fmt.Sprintf("%s by %v", limiter.FormatRate(l.Rate.Limit, l.Rate.Window), l.Key)
+	if l.Burst > 0 {
+		s += fmt.Sprintf(", burst %d", l.Burst)
+	}
+	return s
+}
+
 // A Rate is a number of requests in a window of time.
 type Rate struct {
 	Limit  int
@@ -22,29 +38,41 @@ type Rate struct {
 }
 
 func (r *Rate) UnmarshalText(text []byte) (err error) {
-	if r.Limit, r.Window, err = parseRate(string(text)); err != nil {
-		return fmt.Errorf("%.60q is no rate: want a number, a slash and a span of time, such as 10/s, 100/5m or 10/500ms", text)
-	}
-	return nil
+	r.Limit, r.Window, err = limiter.ParseRate(string(text))
+	return verdict(err, "limiter: rate ")
 }
 
 // A Key is what a quota is counted by.
 type Key struct {
-	Kind string // one of keyKinds
+	Kind string // such as "ip"
 	Name string // of the header or cookie
-}
-
-var keyKinds = map[string]bool{ // whether a name follows
-	"global": false, "ip": false, "route": false, "path": false, "header": true, "cookie": true,
 }
 
 func (k *Key) UnmarshalText(text []byte) error {
 	kind, name, named := strings.Cut(string(text), ":")
-	wantName, known := keyKinds[kind]
-	if !known || named != wantName || named && !isToken(name) {
+	*k = Key{kind, name}
+	if k.Func() == nil || named && !isToken(name) || named != (kind == "header" || kind == "cookie") {
 		return fmt.Errorf("%.60q is no key: want global, ip, route, path, header:NAME or cookie:NAME", text)
 	}
-	*k = Key{kind, name}
+	return nil
+}
+
+// Func returns what reads the key from a request, nil if k is none.
+func (k Key) Func() limiter.KeyFunc {
+	switch {
+	case k.Kind == "global":
+		return limiter.KeyGlobal
+	case k.Kind == "ip":
+		return limiter.KeyByClientIP
+	case k.Kind == "route":
+		return limiter.KeyByRoute
+	case k.Kind == "path":
+		return limiter.KeyByPath
+	case k.Kind == "header" && k.Name != "":
+		return limiter.KeyByHeader(k.Name)
+	case k.Kind == "cookie" && k.Name != "":
+		return limiter.KeyByCookie(k.Name)
+	}
 	return nil
 }
 
@@ -69,6 +97,10 @@ func (d *decoder) checkLimits(limits []Limit, all map[string]*Limit, field strin
 		l := &limits[i]
 		item := fmt.Sprintf("%s[%d]", field, i)
 		if l.Name == "" || l.Key.Kind == "" || l.Rate.Window == 0 {
+			continue
+		}
+		if err := l.Policy().Validate(); err != nil {
+			d.fault(l.Pos, item, "%v", verdict(err, "limiter: "))
 			continue
 		}
 		if here[l.Name] {

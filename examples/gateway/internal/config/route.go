@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+
+	"github.com/goweir/weir/proxy"
 )
 
 // maxRoutes bounds the search for what a pattern conflicts with.
@@ -33,7 +35,8 @@ func (p *Pattern) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// A PathPrefix is whole segments of a path: /api, never /api/ or /ap.
+// A PathPrefix is whole segments of a path: /api matches /api and /api/x, never
+// /apis.
 type PathPrefix struct {
 	Pos
 	Text string
@@ -41,8 +44,9 @@ type PathPrefix struct {
 
 func (p *PathPrefix) UnmarshalText(text []byte) error {
 	p.Text = string(text)
-	if !strings.HasPrefix(p.Text, "/") || strings.HasSuffix(p.Text, "/") || strings.ContainsAny(p.Text, "{}?#%") {
-		return fmt.Errorf("%.60q is no prefix: want whole segments, such as /api or /api/v1", text)
+	_, err := proxy.New(proxy.Config{Upstreams: []proxy.Upstream{{URL: "http://localhost"}}, StripPrefix: p.Text})
+	if err != nil {
+		return fmt.Errorf("%w; want whole segments, such as /api", verdict(err, "proxy: StripPrefix "))
 	}
 	return nil
 }
@@ -102,5 +106,6 @@ func (d *decoder) conflict(earlier []Route, p Pattern, field string) {
 // covers says whether every path of pattern begins with the segments of prefix.
 func covers(prefix, pattern string) bool {
 	path := pattern[strings.Index(pattern, "/"):]
+	prefix = strings.TrimSuffix(prefix, "/")
 	return path == prefix || strings.HasPrefix(path, prefix+"/")
 }

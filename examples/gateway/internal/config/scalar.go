@@ -6,10 +6,12 @@ import (
 	"math"
 	"net"
 	"net/netip"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/goweir/weir/clientip"
+	"github.com/goweir/weir/proxy"
 )
 
 // An Address is where to listen, as [net.Listen] takes it.
@@ -22,6 +24,16 @@ func (a *Address) UnmarshalText(text []byte) error {
 	}
 	*a = Address(text)
 	return nil
+}
+
+// verdict returns what a room says of a value, on one line and without the name
+// that the value has there. Rooms judge what is theirs, so that the file and the
+// code cannot disagree on what is allowed.
+func verdict(err error, name string) error {
+	if err == nil {
+		return nil
+	}
+	return errors.New(strings.ReplaceAll(strings.TrimPrefix(err.Error(), name), "\n", "; "))
 }
 
 // A Prefix is a range of addresses; a single address is a range of one.
@@ -37,9 +49,10 @@ func (p *Prefix) UnmarshalText(text []byte) (err error) {
 		return fmt.Errorf("%.60q is no range of addresses: want 10.0.0.0/8, fd00::/8 or one address", s)
 	}
 	if p.Prefix != p.Masked() {
-		return fmt.Errorf("%.60q has bits beyond its mask: want %v", s, p.Masked())
+		return fmt.Errorf("%.60q has bits beyond its length: want %v", s, p.Masked())
 	}
-	return nil
+	_, err = clientip.New([]netip.Prefix{p.Prefix}, nil)
+	return verdict(err, "clientip: trust[0] ")
 }
 
 // A Size is a number of bytes.
@@ -99,37 +112,20 @@ func (c *Count) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// An Upstream is a server to forward to. Demo stands for the one inside this
-// program.
-type Upstream struct{ url.URL }
+// An Upstream is the URL of a server to forward to.
+type Upstream string
 
-// Demo is what to write for the demo upstream.
-const Demo = "demo"
+// Demo stands for the upstream inside this program.
+const Demo Upstream = "demo"
 
 func (u *Upstream) UnmarshalText(text []byte) error {
-	s := string(text)
-	if s == Demo {
-		u.URL = url.URL{Scheme: Demo}
+	*u = Upstream(text)
+	if *u == Demo {
 		return nil
 	}
-	v, err := url.Parse(s)
-	if err == nil {
-		err = checkUpstream(v)
-	}
+	_, err := proxy.New(proxy.Config{Upstreams: []proxy.Upstream{{URL: string(text)}}})
 	if err != nil {
-		return fmt.Errorf("%.60q is no upstream: want http://HOST:PORT, https://HOST or %s", s, Demo)
+		return fmt.Errorf("%w; want http://HOST:PORT, https://HOST or %s", verdict(err, "proxy: Upstreams[0].URL: "), Demo)
 	}
-	u.URL = *v
 	return nil
 }
-
-func checkUpstream(u *url.URL) error {
-	plain := u.User == nil && u.RawQuery == "" && !u.ForceQuery && u.Fragment == "" && u.Opaque == ""
-	if plain && u.Hostname() != "" && (u.Scheme == "http" || u.Scheme == "https") {
-		return nil
-	}
-	return errors.New("not a plain URL")
-}
-
-// IsDemo says whether u stands for the demo upstream.
-func (u *Upstream) IsDemo() bool { return u.Scheme == Demo }
