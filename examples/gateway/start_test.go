@@ -1,12 +1,16 @@
 package main_test
 
 import (
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+
+	main "github.com/goweir/weir/examples/gateway"
 )
 
 // What cannot be started says why in one line, or in one line for each fault,
@@ -121,11 +125,41 @@ func TestUpstreamFlag(t *testing.T) {
 	}
 }
 
-// With no flag there is something to try, and what is printed works as printed.
+// What is printed without a flag works as printed, with the configuration that
+// is built in, and so does what it mentions.
 func TestTour(t *testing.T) {
-	g := spawn(t, "-listen", "127.0.0.1:0")
+	g := spawn(t, "-listen", "127.0.0.1:0", "-audit", filepath.Join(t.TempDir(), "audit.jsonl"))
 	g.awaitListening(t, g.stdout)
 	if strings.Contains(g.stdout.String(), "curl") {
-		t.Error("a tour is printed although there is a flag")
+		t.Error("the tour is printed although there is a flag")
 	}
+	var tour strings.Builder
+	main.Tour(&tour, g.URL, "audit.jsonl")
+	urls := regexp.MustCompile(`http://[^\s';]+`).FindAllString(tour.String(), -1)
+	if got := strings.Count(tour.String(), "  curl ") + strings.Count(tour.String(), "  for "); got != 5 {
+		t.Errorf("%d lines to try, want 5", got)
+	}
+	for _, path := range []string{"/slow?delay=1ms", "/fail"} {
+		urls = append(urls, g.URL+path)
+	}
+	for _, url := range urls {
+		res := open(t, url)
+		want := 200
+		if strings.HasSuffix(url, "/fail") {
+			want = 500
+		}
+		if res.StatusCode != want {
+			t.Errorf("%s: %s, want %d", url, res.Status, want)
+		}
+		if _, err := res.Body.Read(make([]byte, 1)); err != nil {
+			t.Errorf("%s: %v", url, err)
+		}
+		if strings.Contains(url, "/broken") {
+			if _, err := io.ReadAll(res.Body); err == nil {
+				t.Errorf("%s has a clean end", url)
+			}
+		}
+		res.Body.Close()
+	}
+	webSocketEcho(t, g.URL+"/ws")
 }

@@ -45,6 +45,21 @@ routes:
 	}
 }
 
+func TestHeaderTooLarge(t *testing.T) {
+	g := start(t, "routes: [{path: /, upstreams: [demo]}]")
+	for size, want := range map[int]int{16 << 10: 200, 48 << 10: 431} {
+		req := request(t, "GET", g.URL+"/echo", "")
+		req.Header.Set("X-Large", strings.Repeat("x", size))
+		res, _, err := do(t, req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res.StatusCode != want {
+			t.Errorf("a header of %d bytes: %s, want %d", size, res.Status, want)
+		}
+	}
+}
+
 // What moves may take longer than every time limit.
 func TestSlowStreamsLive(t *testing.T) {
 	g := start(t, `

@@ -45,7 +45,7 @@ func tour(w io.Writer, base, auditFile string) {
 Try, in another terminal:
 
   # recorded as JSON, the secret masked
-  curl -H 'Authorization: Bearer s3cret' -H 'Content-Type: application/json' -d '{"hello":"weir"}' %[1]s/echo; tail -n 1 %[2]s
+  curl -H 'Authorization: Bearer s3cret' -H 'Content-Type: application/json' -d '{"hello":"weir"}' %[1]s/echo; sleep 1; tail -n 1 %[2]s
 
   # a limit: five at once, then one a second, else 429 with Retry-After
   for i in 1 2 3 4 5 6 7; do curl -s -o /dev/null -w '%%{http_code} ' %[1]s/limited/echo; done; curl -i %[1]s/limited/echo
@@ -57,7 +57,7 @@ Try, in another terminal:
   curl -N %[1]s/clock
 
   # an upstream that dies in mid-answer: an error here too, never a clean end
-  curl %[1]s/broken
+  curl '%[1]s/broken?chunked=1'
 
 Also there: /ws (a WebSocket that echoes), /slow?delay=5s, /fail. Ctrl-C ends it.
 `, base, auditFile)
