@@ -10,9 +10,11 @@ import (
 
 // A client that stops in the middle of whatever it does is let go.
 func TestClientsThatStall(t *testing.T) {
+	early := dying(t, "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\n", "no", false)
 	g := start(t, `
 timeouts: {read_header: 300ms, idle: 300ms, stall: 300ms}
 routes:
+  - {path: /early, upstreams: ["`+early+`"]}
   - {path: /echo, upstreams: [demo]}
   - {path: /refused, upstreams: [demo], limits: [{name: none, key: global, rate: 0/s}]}
 `)
@@ -21,6 +23,7 @@ routes:
 		{"in a header", "GET / HTTP/1.1\r\nHost: a\r\nX-Slow:", ""},
 		{"in an upload", "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf", "HTTP/1.1 408 "},
 		{"in a refused upload", "POST /refused HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf", "HTTP/1.1 429 "},
+		{"in an upload that was answered early", "POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf", "HTTP/1.1 403 "},
 		{"in an upload that has no route", "POST /none HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf", "HTTP/1.1 404 "},
 		{"after an answer", "GET /echo HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 200 "},
 	} {
