@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 	"time"
+
+	"github.com/goweir/weir/clientip"
 )
 
 // A Sink takes records. Record is called once for each exchange, after its
@@ -68,7 +70,7 @@ func (m *middleware) serve(next http.Handler, w http.ResponseWriter, r *http.Req
 func (m *middleware) start(r *http.Request, w http.ResponseWriter) *recording {
 	x := newRecord(m.Budget)
 	x.Start = time.Now()
-	x.Client = clientAddr(r)
+	x.Client = clientip.From(r)
 	x.Proto, x.Method, x.Host = r.Proto, r.Method, r.Host
 	x.Path = m.redact.path(r.URL.EscapedPath())
 	if r.URL.Opaque != "" {

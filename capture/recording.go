@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"net/http"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -264,13 +263,4 @@ func (rec *recording) close(cause any) *Exchange {
 		full: resp.Body.Size == resp.Body.Declared,
 	}.outcome()
 	return x
-}
-
-// clientAddr returns the address of the peer.
-func clientAddr(r *http.Request) netip.Addr {
-	ap, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return netip.Addr{}
-	}
-	return ap.Addr().Unmap().WithZone("")
 }

@@ -3,9 +3,9 @@ package limiter
 import "math/bits"
 
 // horizon is how far ahead anything is planned: 146 years in nanoseconds.
-// Readings of the clock are below it too, so that the sum of both fits an
-// int64. What does not fit below it can never be had.
-const horizon = 1 << 62
+// Readings of the clock are far below it, so that their sum fits an int64.
+// Prices and capacities above it are cut down to it.
+const horizon = 1<<62 - 1
 
 // fineUnit is the duration of a unit below which charges are priced by the
 // ratio and not by the unit.
@@ -66,40 +66,34 @@ func (q *quota) price(cost int) (int64, bool) {
 	if c > q.burst {
 		return 0, false
 	}
-	var hi, lo uint64
 	if q.unit != 0 {
-		hi, lo = bits.Mul64(c, q.unit)
-	} else {
-		hi, lo = bits.Mul64(c, q.window)
-		var carry uint64
-		lo, carry = bits.Add64(lo, q.limit-1, 0)
-		if hi += carry; hi >= q.limit {
-			return 0, false
-		}
-		// c and window are at least 1, so this is too.
-		lo, _ = bits.Div64(hi, lo, q.limit)
-		hi = 0
+		return saturated(bits.Mul64(c, q.unit)), true
 	}
-	return int64(lo), hi == 0 && lo <= horizon
+	hi, lo := bits.Mul64(c, q.window)
+	lo, carry := bits.Add64(lo, q.limit-1, 0)
+	if hi += carry; hi >= q.limit {
+		return horizon, true
+	}
+	lo, _ = bits.Div64(hi, lo, q.limit) // at least 1, as c and window are
+	return saturated(0, lo), true
 }
 
 // remaining returns how many units could be taken at once from b at now.
 func (q *quota) remaining(b bucket, now int64) int {
 	ahead := b.arrival - now
-	free := q.capacity
-	if ahead > 0 {
-		free -= ahead
-	} else if q.unit == 0 {
+	if ahead <= 0 {
 		return int(q.burst)
 	}
-	if free <= 0 {
+	if ahead >= q.capacity {
 		return 0
 	}
+	free := uint64(q.capacity - ahead)
 	if q.unit != 0 {
-		return int(uint64(free) / q.unit)
+		return int(free / q.unit)
 	}
-	hi, lo := bits.Mul64(uint64(free), q.limit)
-	lo, _ = bits.Div64(hi, lo, q.window) // free <= burst*window/limit, so this is at most burst
+	// free is below burst*window/limit, so this is below burst.
+	hi, lo := bits.Mul64(free, q.limit)
+	lo, _ = bits.Div64(hi, lo, q.window)
 	return int(lo)
 }
 
