@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -17,7 +18,7 @@ import (
 
 // newGateway builds the chain:
 //
-//	clientip -> match -> capture -> refuseOdd -> mux -> limiter -> proxy
+//	clientip -> match -> capture -> noteCut -> refuseOdd -> mux -> limiter -> proxy
 //
 // Matching comes before capture, so that the record of every request has its
 // route, and capture before the limits, so that refusals and requests for which
@@ -43,7 +44,7 @@ func newGateway(c *config.Config, demo string, sink capture.Sink, lost func(erro
 		bodiless[r.Path.Text] = !r.Capture
 	}
 	record := capture.Middleware(sink, captureOptions(c.Audit, bodiless, lost))
-	return resolver.Middleware(match(mux, record(refuseOdd(mux)))), nil
+	return resolver.Middleware(match(mux, record(noteCut(refuseOdd(mux))))), nil
 }
 
 // newRoute returns what answers the requests of one route.
@@ -114,6 +115,19 @@ func captureOptions(a config.Audit, bodiless map[string]bool, lost func(error)) 
 			return skip
 		},
 	}
+}
+
+// noteCut marks the records of exchanges that the end of the gateway cut short:
+// they look as if their clients had left.
+func noteCut(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			if context.Cause(r.Context()) == errShutdown {
+				capture.From(r.Context()).Set("cut_by", "shutdown")
+			}
+		}()
+		next.ServeHTTP(w, r)
+	})
 }
 
 // match tells everything behind it which route a request takes.

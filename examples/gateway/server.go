@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -27,12 +28,15 @@ type server struct {
 	shutdown time.Duration
 	log      *slog.Logger
 
-	cut      context.CancelFunc // cancels every request
-	inFlight sync.RWMutex       // held for reading by every request
+	cut      context.CancelCauseFunc // cancels every request
+	inFlight sync.RWMutex            // held for reading by every request
 }
 
+// errShutdown is why requests are cancelled that did not end in time.
+var errShutdown = errors.New("the gateway shuts down")
+
 func newServer(h http.Handler, t config.Timeouts, log *slog.Logger) *server {
-	ctx, cut := context.WithCancel(context.Background())
+	ctx, cut := context.WithCancelCause(context.Background())
 	s := &server{shutdown: time.Duration(t.Shutdown), log: log, cut: cut}
 	s.http = &http.Server{
 		Handler:           s.counted(lingering(h, time.Duration(t.Stall))),
@@ -113,7 +117,7 @@ func (s *server) drain(ctx context.Context) {
 		}
 	}
 	s.log.Warn("cutting requests that are still in flight")
-	s.cut()
+	s.cut(errShutdown)
 	s.http.Close()
 	select {
 	case <-idle:
