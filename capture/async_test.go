@@ -103,12 +103,12 @@ func TestAsyncDropsNewestOrOldest(t *testing.T) {
 			if err := q.Close(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			got := ""
+			var got strings.Builder
 			for len(sink.shelf) > 0 {
-				got += (<-sink.shelf).Query
+				got.WriteString((<-sink.shelf).Query)
 			}
-			if got != want {
-				t.Errorf("policy %d delivered %q, want %q", full, got, want)
+			if got.String() != want {
+				t.Errorf("policy %d delivered %q, want %q", full, got.String(), want)
 			}
 		})
 	}

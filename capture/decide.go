@@ -110,7 +110,11 @@ func (s SkipReason) negotiable() bool {
 }
 
 func declaredLength(h http.Header) int64 {
-	n, err := strconv.ParseInt(h.Get("Content-Length"), 10, 64)
+	s := h.Get("Content-Length")
+	if s == "" {
+		return -1 // before the parser makes an error of it
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil || n < 0 {
 		return -1
 	}

@@ -2,6 +2,7 @@ package capture_test
 
 import (
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -54,9 +55,7 @@ func TestResponseSkipReasons(t *testing.T) {
 			r := get("/")
 			r.Method = c.method
 			x, _ := record(t, &capture.Options{Budget: budget}, r, func(w http.ResponseWriter, r *http.Request) {
-				for name, values := range c.header {
-					w.Header()[name] = values
-				}
+				maps.Copy(w.Header(), c.header)
 				w.WriteHeader(c.status)
 				io.WriteString(w, strings.Repeat("x", 1000))
 				if held := budget.InUse() > 0; held != (c.want == "") {

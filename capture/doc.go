@@ -22,6 +22,15 @@
 // Options has hooks for deciding otherwise, and [From] reaches the running
 // record from a handler.
 //
+// # Order
+//
+// Outside a compressor a body is [SkipEncoded], inside it is text. Outside an
+// [http.TimeoutHandler] the record has what the client got, inside what the
+// handler did. Inside it, or any other middleware, a handler's
+// [http.MaxBytesReader] refuses a body that is too large as ever, but cannot
+// tell the server to close the connection (golang/go#73754), which net/http then
+// does only if more than 256 KiB are left unread.
+//
 // # Secrets
 //
 // Values are masked before a record leaves the middleware: of the header fields

@@ -39,21 +39,22 @@ type jsonLines struct {
 	torn bool // the last line was cut
 }
 
-// lines are buffers for records. Large ones are left to the garbage collector.
-var lines = sync.Pool{New: func() any { return new(make([]byte, 0, 4<<10)) }}
+// buffers are for lines, and for bodies that are held in chunks. Those larger
+// than largestBuffer are left to the garbage collector.
+var buffers = sync.Pool{New: func() any { return new(make([]byte, 0, 4<<10)) }}
 
-const largestLine = 512 << 10
+const largestBuffer = 512 << 10
 
 func (j *jsonLines) Record(_ context.Context, x *Exchange) error {
-	buf := lines.Get().(*[]byte)
+	buf := buffers.Get().(*[]byte)
 	// The first byte is for ending a line that was cut.
 	line := append((*buf)[:0], '\n')
 	line = appendExchange(line, x)
 	line = append(line, '\n')
 	err := j.write(line)
-	if cap(line) <= largestLine {
+	if cap(line) <= largestBuffer {
 		*buf = line
-		lines.Put(buf)
+		buffers.Put(buf)
 	}
 	return err
 }
@@ -173,29 +174,22 @@ func appendHeader(b []byte, key string, h Header) []byte {
 	return append(b, ']', '}')
 }
 
-// scratch is for putting together a body that is held in chunks.
-var scratch = sync.Pool{New: func() any { return new(make([]byte, 0, 4<<10)) }}
-
 func appendBody(b []byte, body Body) []byte {
-	buf := scratch.Get().(*[]byte)
+	buf := buffers.Get().(*[]byte)
 	p := body.AppendTo((*buf)[:0])
-	b = appendBodyBytes(b, p, body.Truncated)
-	if cap(p) <= largestLine {
+	b = append(b, `,"body":`...)
+	if text, ok := asText(p, body.Truncated); ok {
+		b = appendString(b, text)
+	} else {
+		b = append(b, '"')
+		b = appendBase64(b, p)
+		b = append(b, `","body_encoding":"base64"`...)
+	}
+	if cap(p) <= largestBuffer {
 		*buf = p
-		scratch.Put(buf)
+		buffers.Put(buf)
 	}
 	return b
-}
-
-func appendBodyBytes(b, p []byte, truncated bool) []byte {
-	text, ok := asText(p, truncated)
-	b = append(b, `,"body":`...)
-	if ok {
-		return appendString(b, text)
-	}
-	b = append(b, '"')
-	b = appendBase64(b, p)
-	return append(b, `","body_encoding":"base64"`...)
 }
 
 func appendMillis(b []byte, d time.Duration) []byte {

@@ -79,6 +79,9 @@ func (m *middleware) start(r *http.Request, w http.ResponseWriter) *recording {
 	x.Query = m.redact.query(r.URL.RawQuery)
 	x.Request.Header = m.redact.appendHeader(x.record.fields[:0], r.Header, "")
 	x.Request.Body.Declared = r.ContentLength
+	if r.ContentLength == 0 && r.Header.Get("Content-Length") == "" {
+		x.Request.Body.Declared = -1 // net/http says 0 for both
+	}
 	x.Request.Body.Type = r.Header.Get("Content-Type")
 	x.Response.Body.Declared = -1
 

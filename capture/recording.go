@@ -40,10 +40,7 @@ type recording struct {
 	noBodies          SkipReason // set when bodies are out whatever comes
 }
 
-var (
-	_ respwriter.Hooks      = (*recording)(nil)
-	_ respwriter.FlushHooks = (*recording)(nil)
-)
+var _ respwriter.Hooks = (*recording)(nil)
 
 func (rec *recording) Value(key any) any {
 	if key == (liveKey{}) {
@@ -245,6 +242,7 @@ func (rec *recording) close(cause any) *Exchange {
 	}
 	rec.request.report(&x.Request.Body)
 	rec.response.report(&x.Response.Body)
+	rec.request, rec.response = tap{}, tap{} // which lead to the record
 	req, resp := &x.Request, &x.Response
 	req.Body.Complete = rec.complete || rec.readErr == io.EOF ||
 		req.Body.Declared >= 0 && req.Body.Size >= req.Body.Declared

@@ -170,12 +170,14 @@ func TestTrapCapture28_IdleStreamsHoldWhatTheyUse(t *testing.T) {
 func TestTrapCapture34_NothingOutlivesItsExchange(t *testing.T) {
 	budget := capture.NewBudget(1 << 20)
 	var alive atomic.Int64
+	var contexts []context.Context // which somebody may keep
 	sink := capture.SinkFunc(func(_ context.Context, x *capture.Exchange) error {
 		alive.Add(1)
 		runtime.AddCleanup(x, func(int) { alive.Add(-1) }, 0)
 		return errors.New("and the sink fails")
 	})
 	h := capture.Middleware(sink, &capture.Options{Budget: budget})(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		contexts = append(contexts, r.Context())
 		w.Header().Set("Content-Type", "text/plain")
 		io.WriteString(w, "some text")
 		switch r.URL.Path {
@@ -203,6 +205,7 @@ func TestTrapCapture34_NothingOutlivesItsExchange(t *testing.T) {
 		runtime.GC()
 	}
 	runtime.KeepAlive(h)
+	runtime.KeepAlive(contexts)
 }
 
 func TestDefectCapture_PanicIsRecorded(t *testing.T) {

@@ -265,14 +265,12 @@ func TestTrapCapture08_ReadFromCountsOnce(t *testing.T) {
 // fileSender is a ResponseWriter that could use sendfile.
 type fileSender struct {
 	http.ResponseWriter
-	sources   []string
-	delegated int64
+	from map[string]int64 // bytes that ReadFrom got, by the type of the source
 }
 
 func (w *fileSender) ReadFrom(src io.Reader) (int64, error) {
-	w.sources = append(w.sources, fmt.Sprintf("%T", src))
 	n, err := io.Copy(io.Discard, src)
-	w.delegated += n
+	w.from[fmt.Sprintf("%T", src)] += n
 	return n, err
 }
 
@@ -290,9 +288,10 @@ func TestTrapCapture09_SendfileSurvives(t *testing.T) {
 	for _, c := range []struct {
 		contentType string
 		captured    int
-	}{{"text/plain", 64 << 10}, {"application/octet-stream", 0}} {
-		w := &fileSender{ResponseWriter: httptest.NewRecorder()}
-		bare := &fileSender{ResponseWriter: httptest.NewRecorder()}
+		copied      int64 // through memory: what is captured, or what net/http sniffs
+	}{{"text/plain", 64 << 10, 64 << 10}, {"application/octet-stream", 0, 512}} {
+		w := &fileSender{ResponseWriter: httptest.NewRecorder(), from: map[string]int64{}}
+		bare := &fileSender{ResponseWriter: httptest.NewRecorder(), from: map[string]int64{}}
 		send := func(w http.ResponseWriter, r *http.Request) {
 			f, err := os.Open(name)
 			if err != nil {
@@ -306,11 +305,11 @@ func TestTrapCapture09_SendfileSurvives(t *testing.T) {
 		}
 		send(bare, nil)
 		x := recordOn(t, w, nil, get("/"), send)
-		if w.delegated < size/1000*999 || w.delegated != int64(size-c.captured) {
-			t.Errorf("%s: %d of %d bytes went to the inner ReadFrom", c.contentType, w.delegated, size)
-		}
-		if !slices.Equal(w.sources, bare.sources) {
-			t.Errorf("%s: the inner ReadFrom saw %v, without capture %v", c.contentType, w.sources, bare.sources)
+		// By what type the inner ReadFrom knows a file that it can send.
+		for file := range bare.from {
+			if got := w.from[file]; got < size/1000*999 || got != size-c.copied {
+				t.Errorf("%s: the inner ReadFrom got %v, want all but %d bytes from %s", c.contentType, w.from, c.copied, file)
+			}
 		}
 		if x.Response.Body.Size != size || x.Response.Body.Len() != c.captured {
 			t.Errorf("%s: size %d, captured %d", c.contentType, x.Response.Body.Size, x.Response.Body.Len())
