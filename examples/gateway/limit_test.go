@@ -62,6 +62,57 @@ routes:
 	}
 }
 
+// Whose quota is charged: by address a forwarding field counts only if it comes
+// from whom the configuration trusts; one name is one quota on all routes; and
+// without a key there is no quota to charge.
+func TestWhoIsCharged(t *testing.T) {
+	const routes = `
+routes:
+  - {path: /a, upstreams: [demo], limits: [{name: client, key: ip, rate: 1/h}]}
+  - {path: /b, upstreams: [demo], limits: [{name: client, key: ip, rate: 1/h}]}
+  - {path: /keyed, upstreams: [demo], limits: [{name: account, key: "header:X-Api-Key", rate: 1/h}]}
+`
+	stranger, trusted := start(t, routes), start(t, "trust: [127.0.0.1]"+routes)
+	for i, tt := range []struct {
+		g                 *gateway
+		path, name, value string
+		want              int // 404 is the demo's
+	}{
+		{stranger, "/a", "X-Forwarded-For", "192.0.2.1", 404},
+		{stranger, "/a", "X-Forwarded-For", "192.0.2.2", 429},
+		{stranger, "/b", "X-Forwarded-For", "192.0.2.3", 429},
+		{trusted, "/a", "X-Forwarded-For", "192.0.2.1", 404},
+		{trusted, "/a", "X-Forwarded-For", "192.0.2.2", 404},
+		{trusted, "/b", "X-Forwarded-For", "192.0.2.1", 429},
+		{stranger, "/keyed", "X-Api-Key", "one", 404},
+		{stranger, "/keyed", "X-Api-Key", "two", 404},
+		{stranger, "/keyed", "X-Api-Key", "one", 429},
+		{stranger, "/keyed", "X-Other", "one", 400},
+	} {
+		req := request(t, "GET", tt.g.URL+tt.path, "")
+		req.Header.Set(tt.name, tt.value)
+		res, _, err := do(t, req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res.StatusCode != tt.want {
+			t.Errorf("request %d, %s with %s: %s: %s, want %d", i, tt.path, tt.name, tt.value, res.Status, tt.want)
+		}
+	}
+	for _, r := range stranger.stop(t) {
+		want := ""
+		switch {
+		case r.Status != 404 && r.Path == "/keyed":
+			want = "account"
+		case r.Status != 404:
+			want = "client"
+		}
+		if r.RefusedBy != want {
+			t.Errorf("the record says refused by %q, want %q: %s", r.RefusedBy, want, r.line)
+		}
+	}
+}
+
 func checkRefusal(t *testing.T, res *http.Response, body []byte) {
 	t.Helper()
 	if after, err := strconv.Atoi(res.Header.Get("Retry-After")); err != nil || after < 1 || after > 3600 {
