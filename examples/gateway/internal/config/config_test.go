@@ -232,7 +232,7 @@ routes:
 		`1:39: routes[0].strip_prefix: "/api" is not where the path "/apis/" begins`,
 	}},
 	{"unknown anchor", "routes: *none", []string{"1:9: routes: no anchor &none in this file"}},
-	{"anchor given twice", "trust: [&a 10.0.0.1, &a 10.0.0.2]\nroutes: [{path: /, upstreams: [demo]}]", []string{"1:22: anchor &a is given twice, first at 1:12"}},
+	{"anchor given twice", "trust: [&a 10.0.0.1, &a 10.0.0.2]\nroutes: [{path: /, upstreams: [demo]}]", []string{"1:22: anchor &a is given twice, first at 1:9"}},
 	{"alias of itself", "routes: &r *r", []string{"1:12: not YAML: "}},
 	{"list in itself", "routes: &r [*r]", []string{"1:12: routes[0]: want fields"}},
 	{"merge key", "routes: [{<<: x, path: /, upstreams: [demo]}]", []string{"1:11: routes[0]: merge keys"}},

@@ -24,7 +24,7 @@ const maxValues = 50_000
 //     in the file when the field does not, and required:"true" demands it.
 type decoder struct {
 	file    string
-	anchors map[string]ast.Node
+	anchors map[string]*ast.AnchorNode
 	values  int
 	faults  Faults
 }

@@ -90,7 +90,7 @@ func tooDeep(tokens token.Tokens) (Pos, bool) {
 // collectAnchors notes what each &name stands for. One name twice is a fault:
 // which of them an alias means would depend on where it stands.
 func (d *decoder) collectAnchors(root ast.Node) {
-	d.anchors = map[string]ast.Node{}
+	d.anchors = map[string]*ast.AnchorNode{}
 	for _, n := range ast.Filter(ast.AnchorType, root) {
 		anchor := n.(*ast.AnchorNode)
 		name := anchor.Name.GetToken().Value
@@ -98,7 +98,7 @@ func (d *decoder) collectAnchors(root ast.Node) {
 			d.fault(posOf(anchor), "", "anchor &%s is given twice, first at %v", name, posOf(first))
 			continue
 		}
-		d.anchors[name] = anchor.Value
+		d.anchors[name] = anchor
 	}
 }
 
