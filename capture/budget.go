@@ -41,9 +41,14 @@ func (b *Budget) InUse() int64 { return b.used.Load() }
 
 // take returns an empty chunk, or nil if the budget has no room for it.
 func (b *Budget) take(size int) *chunk {
-	if b.used.Add(int64(size)) > b.limit {
-		b.used.Add(-int64(size))
-		return nil
+	for {
+		used := b.used.Load()
+		if used+int64(size) > b.limit {
+			return nil
+		}
+		if b.used.CompareAndSwap(used, used+int64(size)) {
+			break
+		}
 	}
 	if c, ok := b.pool(size).Get().(*chunk); ok {
 		return c

@@ -60,7 +60,7 @@ func TestBudgetIsNeverExceeded(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if budget.InUse() != 0 || peak.Load() == 0 {
+	if budget.InUse() != 0 || peak.Load() == 0 || peak.Load() > limit {
 		t.Errorf("in use %d at the end, %d at the peak", budget.InUse(), peak.Load())
 	}
 	if cut.Load() == 0 || full.Load()+cut.Load() != 400 {
