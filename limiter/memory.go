@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"hash/maphash"
+	"math"
 	"math/bits"
 	"time"
 )
@@ -88,7 +89,7 @@ func NewMemory(opts *MemoryOptions) *Memory {
 		shards: make([]shard, shards),
 	}
 	for i := range m.shards {
-		m.shards[i].max = capacityFor(o.MaxBytes / int64(shards))
+		m.shards[i].max = homesIn(int(min(o.MaxBytes/int64(shards*slotBytes), math.MaxInt32)))
 	}
 	return m
 }
@@ -153,28 +154,39 @@ func (m *Memory) Refund(_ context.Context, c Charge, r *Result) error {
 	}
 	receipt := r.Receipt
 	r.Receipt = Receipt{}
-	m.change(&c, func(b *bucket, now int64) { b.refund(now, receipt) })
+	s, b, now := m.lockFor(&c)
+	defer s.mu.Unlock()
+	if b != nil {
+		state := b.bucket()
+		state.refund(now, receipt)
+		b.store(state)
+	}
 	return nil
 }
 
 // Reset implements [Limiter]. The Cost of c does not matter.
 func (m *Memory) Reset(_ context.Context, c Charge) error {
-	m.change(&c, (*bucket).reset)
+	s, b, now := m.lockFor(&c)
+	defer s.mu.Unlock()
+	if b != nil {
+		state := b.bucket()
+		state.reset(now)
+		b.store(state)
+	}
 	return nil
 }
 
-func (m *Memory) change(c *Charge, f func(b *bucket, now int64)) {
+// lockFor returns the locked shard of c and its slot, nil if there is none.
+func (m *Memory) lockFor(c *Charge) (s *shard, found *slot, now int64) {
 	id := m.identityOf(c)
-	s := m.shardOf(id)
-	now := m.now()
+	s = m.shardOf(id)
+	now = m.now()
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	now = s.tickLocked(now)
-	if i, found := s.findLocked(id); found {
-		b := s.slots[i].bucket()
-		f(&b, now)
-		s.slots[i].store(b)
+	if i, ok := s.findLocked(id); ok {
+		found = &s.slots[i]
 	}
+	return s, found, now
 }
 
 // Stats returns current counts. It locks one shard after the other.

@@ -3,6 +3,7 @@ package limiter
 import (
 	"math"
 	"math/bits"
+	"slices"
 	"sync"
 	"unsafe"
 )
@@ -66,9 +67,8 @@ const minHomes = 8
 // about once in a million full tables.
 func tail(homes int) int { return min(64, homes/4+4) }
 
-// capacityFor returns how many homes fit a number of bytes.
-func capacityFor(bytes int64) int {
-	slots := int(min(bytes/int64(slotBytes), math.MaxInt32))
+// homesIn returns how many homes fit a number of slots with their tail.
+func homesIn(slots int) int {
 	homes := slots - 64
 	if homes < 240 { // where the tail is not 64
 		homes = (slots - 4) * 4 / 5
@@ -151,23 +151,32 @@ func (s *shard) roomLocked(i int, now int64) int {
 	return -1
 }
 
-// soonestLocked looks at no more than 16 slots from i on and returns the one
-// that is whole soonest, and when.
+// soonestLocked looks at no more than 16 slots and returns the one that is whole
+// soonest, and when. It looks from i on, where the newcomer belongs, and past
+// the end at the beginning.
 func (s *shard) soonestLocked(i int) (best int, at int64) {
+	end := len(s.slots) - 1
+	gap := i
+	for s.slots[gap].key != 0 {
+		gap++
+	}
+	if gap == end {
+		// The tail is full, and only one of those in it makes room there.
+		i = max(s.homes, end-window)
+	}
 	best, soonest := -1, uint64(math.MaxUint64)
-	for n, j := 0, i; n < window || best < 0; n, j = n+1, j+1 {
-		if j >= len(s.slots)-1 {
-			// Only what stands behind i can make room before the end of the table.
-			if best >= 0 {
+	for n := 0; n < window || best < 0; n++ {
+		if i >= s.homes && s.slots[i].key == 0 {
+			if gap == end {
 				break
 			}
-			j = 0
+			i = 0
 		}
-		if c := &s.slots[j]; c.key != 0 {
-			if t := uint64(c.arrival) + c.rest>>1; t < soonest {
-				best, soonest = j, t
-			}
+		c := &s.slots[i]
+		if t := uint64(c.arrival) + c.rest>>1; c.key != 0 && t < soonest {
+			best, soonest = i, t
 		}
+		i++
 	}
 	return best, int64(min(soonest, math.MaxInt64))
 }
@@ -180,8 +189,8 @@ func (s *shard) deleteLocked(i int) {
 	s.used--
 }
 
-// growLocked makes a table with room for what is not settled and about a fifth
-// more. It reports false if the table has its full size already.
+// growLocked makes a table with room for what is not settled and about a
+// twelfth more. It reports false if the table has its full size already.
 func (s *shard) growLocked(now int64) bool {
 	if s.homes == s.max {
 		return false
@@ -192,7 +201,7 @@ func (s *shard) growLocked(now int64) bool {
 			live++
 		}
 	}
-	homes := live + live*2/9
+	homes := live + live/5
 	if live == s.used {
 		homes = max(homes, s.homes+1) // its tail may be full
 	}
@@ -210,7 +219,10 @@ func (s *shard) growLocked(now int64) bool {
 // moveLocked copies what is not settled to a new table, in order. It reports
 // false if the tail of the new table is too short.
 func (s *shard) moveLocked(homes int, now int64) bool {
-	slots := make([]slot, homes+tail(homes))
+	slots := slices.Grow([]slot(nil), homes+tail(homes))
+	// The allocator has rounded up; within the bound, that room is used too.
+	slots = slots[:min(cap(slots), s.max+tail(s.max))]
+	homes = max(homes, min(s.max, homesIn(len(slots))))
 	used, next := 0, 0
 	for i := range s.slots {
 		old := &s.slots[i]

@@ -174,15 +174,20 @@ func TestTrapProxy09_EarlyBytes(t *testing.T) {
 	noLeaks(t)
 	early := strings.Repeat("early ", 500)
 	got := make(chan string, 1)
-	up := script(t, func(c *net.TCPConn, br *bufio.Reader, _ *http.Request) {
-		io.WriteString(c, switching)
-		c.SetReadDeadline(time.Now().Add(time.Second))
-		b := make([]byte, len(early))
-		n, _ := io.ReadFull(br, b)
-		got <- string(b[:n])
-		io.WriteString(c, "done")
-	})
-	for name, h := range map[string]http.Handler{"Proxy": newProxy(t, nil, up), "ReverseProxy": bare(t, up)} {
+	up := func(patience time.Duration) string {
+		return script(t, func(c *net.TCPConn, br *bufio.Reader, _ *http.Request) {
+			io.WriteString(c, switching)
+			c.SetReadDeadline(time.Now().Add(patience))
+			b := make([]byte, len(early))
+			n, _ := io.ReadFull(br, b)
+			got <- string(b[:n])
+			io.WriteString(c, "done")
+		})
+	}
+	for name, h := range map[string]http.Handler{
+		"Proxy":        newProxy(t, nil, up(10*time.Second)),
+		"ReverseProxy": bare(t, up(200*time.Millisecond)),
+	} {
 		c := dial(t, serve(t, h).URL)
 		res := c.send(t, "GET", handshake+early)
 		if g := <-got; res.StatusCode != 101 || (g == early) != (name == "Proxy") {
