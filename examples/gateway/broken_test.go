@@ -36,11 +36,12 @@ func TestUpstreamDiesInMidBody(t *testing.T) {
 				if err == nil {
 					t.Errorf("the client read %q and a clean end", body)
 				}
-				if !strings.HasPrefix(part, string(body)) {
-					t.Errorf("the client read %q, which was never sent", body)
+				// A reset may overtake what was sent before it.
+				if got := string(body); got != part && (how == "closed" || !strings.HasPrefix(part, got)) {
+					t.Errorf("the client read %q, the upstream sent %q", got, part)
 				}
 				records := g.stop(t)
-				if len(records) != 1 || records[0].Outcome == "ok" || records[0].Status != 200 {
+				if len(records) != 1 || records[0].Outcome != "abort" || records[0].Status != 200 {
 					t.Errorf("the records are %+v, want one of an exchange that went wrong", records)
 				}
 			})

@@ -19,9 +19,10 @@ var builtIn []byte
 // started.
 type usageError struct{ error }
 
-// load turns the command line into the configuration to run. It prints what
-// -h asks for to stderr, and returns flag.ErrHelp.
-func load(args []string, stderr io.Writer) (*config.Config, error) {
+// load turns the command line into the configuration to run, and says whether it
+// is the one built in. It prints what -h asks for to stderr, and returns
+// flag.ErrHelp.
+func load(args []string, stderr io.Writer) (c *config.Config, isBuiltIn bool, err error) {
 	flags := flag.NewFlagSet("gateway", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // errors are printed once, by run
 	var (
@@ -42,9 +43,9 @@ func load(args []string, stderr io.Writer) (*config.Config, error) {
 			flags.SetOutput(stderr)
 			fmt.Fprintln(stderr, "usage: gateway [flags]\n\nWith neither -config nor -upstream it serves a demo.")
 			flags.PrintDefaults()
-			return nil, err
+			return nil, false, err
 		}
-		return nil, usageError{err}
+		return nil, false, usageError{err}
 	}
 	var faults []error
 	if flags.NArg() > 0 {
@@ -56,16 +57,16 @@ func load(args []string, stderr io.Writer) (*config.Config, error) {
 	if *redis != "" {
 		faults = append(faults, errors.New("-redis comes with weir's Redis backend, which is not part of this version; without the flag limits are kept in memory"))
 	}
-	c, err := choose(*file, upstream)
+	c, err = choose(*file, upstream)
 	if err != nil {
 		faults = append(faults, err)
 	}
 	if len(faults) > 0 {
 		err := errors.Join(faults...)
 		if _, unreadable := errors.AsType[*fs.PathError](err); unreadable && len(faults) == 1 {
-			return nil, err
+			return nil, false, err
 		}
-		return nil, usageError{err}
+		return nil, false, usageError{err}
 	}
 	if listen != "" {
 		c.Listen = listen
@@ -73,7 +74,7 @@ func load(args []string, stderr io.Writer) (*config.Config, error) {
 	if *audit != "" {
 		c.Audit.File = *audit
 	}
-	return c, nil
+	return c, *file == "" && upstream == "", nil
 }
 
 // choose returns the configuration of the file, or one that forwards everything

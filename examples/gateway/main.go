@@ -35,9 +35,9 @@ func main() {
 
 // run is the program. The first signal ends it gently, the second at once.
 func run(signals <-chan os.Signal, args []string, stdout, stderr io.Writer) int {
-	c, err := load(args, stderr)
+	c, demo, err := load(args, stderr)
 	if err == nil {
-		err = serve(c, len(args) == 0, signals, stdout, stderr)
+		err = serve(c, demo, signals, stdout, stderr)
 	}
 	if err == nil || errors.Is(err, flag.ErrHelp) {
 		return exitOK

@@ -41,11 +41,15 @@ func upstreamNames(us []config.Upstream) string {
 // tour prints requests worth trying against the configuration that is built
 // in, each showing one feature.
 func tour(w io.Writer, base, auditFile string) {
+	show := "; sleep 1; tail -n 1 " + auditFile
+	if auditFile == "-" {
+		show = ""
+	}
 	fmt.Fprintf(w, `
 Try, in another terminal:
 
   # recorded as JSON, the secret masked
-  curl -H 'Authorization: Bearer s3cret' -H 'Content-Type: application/json' -d '{"hello":"weir"}' %[1]s/echo; sleep 1; tail -n 1 %[2]s
+  curl -H 'Authorization: Bearer s3cret' -H 'Content-Type: application/json' -d '{"hello":"weir"}' %[1]s/echo%[2]s
 
   # a limit: five at once, then one a second, else 429 with Retry-After
   for i in 1 2 3 4 5 6 7; do curl -s -o /dev/null -w '%%{http_code} ' %[1]s/limited/echo; done; curl -i %[1]s/limited/echo
@@ -60,5 +64,5 @@ Try, in another terminal:
   curl '%[1]s/broken?chunked=1'
 
 Also there: /ws (a WebSocket that echoes), /slow?delay=5s, /fail. Ctrl-C ends it.
-`, base, auditFile)
+`, base, show)
 }
