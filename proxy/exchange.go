@@ -41,6 +41,10 @@ var (
 	errClientIdle   = errors.New("client left a body unmoved for too long")
 )
 
+// lastFlush is how long a client may take to accept what is left to send when
+// the upstream has broken off.
+const lastFlush = time.Second
+
 // past is a deadline that every deadline-bound call has missed.
 var past = time.Unix(1, 0)
 
@@ -93,11 +97,20 @@ func (x *exchange) finish(done bool) {
 		// Something above may recover the panic and return, and the server
 		// would then end a chunked body properly: half an answer becomes a
 		// whole one (golang/go#28239 is of this kind). With its deadline missed
-		// the connection can only break, and an HTTP/2 stream is reset. A read
-		// that the transport may still have under way must not hold up the
-		// closing.
+		// the connection can only break, and an HTTP/2 stream is reset.
+		if x.body.err != nil && x.idle != errClientIdle {
+			// What came before the break is the client's, who may continue
+			// from there.
+			rc.SetWriteDeadline(time.Now().Add(lastFlush))
+			http.NewResponseController(x.w).Flush()
+		}
 		rc.SetWriteDeadline(past)
-		rc.SetReadDeadline(past)
+		if x.uploading() {
+			// The transport may be reading still, and must not hold up the
+			// closing. Otherwise the only read is the server's own, and ending
+			// it would look as if the client had left.
+			rc.SetReadDeadline(past)
+		}
 		x.logCut()
 		return
 	}
@@ -105,15 +118,18 @@ func (x *exchange) finish(done bool) {
 	if limit == 0 {
 		return
 	}
-	// What is left in the server's buffers is sent, and what is left of the
-	// request's body is read, when the handler has returned.
-	if x.body.begun {
-		rc.SetWriteDeadline(time.Now().Add(limit))
+	// When the handler has returned, the server may first read what is left of
+	// the request's body, and then sends what is left in its buffers.
+	write := time.Now().Add(limit)
+	if x.uploading() {
+		rc.SetReadDeadline(write)
+		write = write.Add(limit)
 	}
-	if x.upload.src != nil && !x.upload.ended.Load() {
-		rc.SetReadDeadline(time.Now().Add(limit))
-	}
+	rc.SetWriteDeadline(write)
 }
+
+// uploading reports whether the client may still be sending the request's body.
+func (x *exchange) uploading() bool { return x.upload.src != nil && !x.upload.ended.Load() }
 
 // expire is called by the watch when nothing has moved for too long. It must
 // not call the watch, which is locked.

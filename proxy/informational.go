@@ -5,7 +5,6 @@ import (
 	"maps"
 	"net/http"
 	"net/textproto"
-	"reflect"
 	"strings"
 	"sync"
 
@@ -73,21 +72,11 @@ func informationalWriter(w http.ResponseWriter) http.ResponseWriter {
 			return to
 		}
 		inner := u.Unwrap()
-		if !isRespwriter(w) {
+		if !respwriter.Is(w) {
 			to = inner
 		}
 		w = inner
 	}
-}
-
-var respwriterPath = reflect.TypeFor[respwriter.Writer]().PkgPath()
-
-func isRespwriter(w http.ResponseWriter) bool {
-	t := reflect.TypeOf(w)
-	if t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
-	return t.PkgPath() == respwriterPath
 }
 
 // dropHopByHop removes the fields that RFC 9110 section 7.6.1 keeps from being

@@ -1,0 +1,157 @@
+// Package limiter decides how much may pass: quotas of requests (or of any
+// other unit) per time and key, several of them in one decision.
+//
+// A [Policy] is a quota, a [Charge] asks for some of it, a [Limiter] holds the
+// state and answers with a [Result]. [NewMemory] makes the Limiter of one
+// process. For HTTP, [Rules] say which requests are charged to what, and
+// [Middleware] enforces them; [Check] decides without writing a response.
+//
+// Place the middleware behind whatever establishes the key. A limit by address
+// needs the client's address resolved first (package clientip); a limit by
+// account needs the account authenticated first, or a stranger can use up
+// somebody else's quota by claiming to be them.
+//
+// # Exactness
+//
+// For every key and any two instants, the units admitted between them are at
+// most Burst plus what comes back in that time: never more, however many
+// goroutines ask. Rounding is always to the caller's disadvantage, by less than
+// one part in a thousand of the rate for quotas of up to a million units a
+// second; see [Memory] for figures and for what happens when it is full.
+package limiter
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"strconv"
+	"time"
+)
+
+// Never is the RetryAfter of a charge that cannot ever fit: its Cost is above
+// the quota's capacity, or the Limit is 0.
+const Never time.Duration = math.MaxInt64
+
+// A Charge asks for Cost units of Policy's quota held under Key.
+type Charge struct {
+	Policy Policy
+
+	// Key says whose quota is charged. The empty string is a key like any
+	// other here; rules never use it.
+	Key string
+
+	// Cost is the number of units. 0 looks without taking: it is allowed
+	// (unless Limit is 0), and RetryAfter says when one unit would fit.
+	// Negative is a fault.
+	Cost int
+
+	// MaxDelay is how long the caller is ready to wait for its turn. A charge
+	// that fits within it is admitted, in the order of arrival, with
+	// Result.Delay set. 0: not at all; negative is a fault.
+	MaxDelay time.Duration
+}
+
+// A Result says what became of a [Charge].
+type Result struct {
+	// Allowed reports whether the charge fits. In a refused TakeAll it speaks
+	// for this charge alone: it would have fitted, and nothing was taken.
+	Allowed bool
+
+	// Limit is the policy's Limit.
+	Limit int
+
+	// Remaining is how many units could be taken at once now, after this
+	// charge. -1: not known, because nobody counted.
+	Remaining int
+
+	// RetryAfter is the time until the same charge would fit if nobody else
+	// came: 0 if it was allowed, Never if it cannot ever fit.
+	RetryAfter time.Duration
+
+	// ResetAfter is the time until the quota is whole again.
+	ResetAfter time.Duration
+
+	// Delay is how long to hold the caller before going on. It is set only
+	// for charges with MaxDelay.
+	Delay time.Duration
+
+	// Source says who decided.
+	Source Source
+
+	// Receipt is what Refund needs.
+	Receipt Receipt
+}
+
+// A Source says who decided. The zero value is nobody.
+type Source uint8
+
+const (
+	SourceMemory    Source = iota + 1 // this process's memory
+	SourceRedis                       // the Redis server
+	SourceLease                       // units this process had taken in advance
+	SourceDenyCache                   // an earlier refusal that still holds
+	SourceFallback                    // a stand-in, because the backend failed
+)
+
+var sources = [...]string{"none", "memory", "redis", "lease", "deny cache", "fallback"}
+
+// String returns the source in words, for logs and metric labels.
+func (s Source) String() string {
+	if int(s) < len(sources) {
+		return sources[s]
+	}
+	return "Source(" + strconv.Itoa(int(s)) + ")"
+}
+
+// A Receipt is a backend's note to itself: what a charge took, so that Refund
+// can give back exactly that. The zero Receipt took nothing. Callers pass it on
+// unread; who implements a [Limiter] chooses the units.
+type Receipt struct {
+	Paid  int64 // how far the charge moved the state
+	Until int64 // where the charge left the state
+	Given int64 // what had been given back to the state by then
+}
+
+// A Limiter holds the state of quotas. All methods are safe for concurrent use,
+// and keep neither the slice nor the pointer they are given.
+//
+// An error means that the backend could not decide, or that a charge was
+// invalid (it then matches [ErrPolicy]); a denial is never an error.
+type Limiter interface {
+	// Take charges c, or denies it and takes nothing.
+	Take(ctx context.Context, c Charge) (Result, error)
+
+	// TakeAll charges all of cs or none: after a refusal nothing stays taken.
+	// Result i answers charge i. The same quota twice counts as the sum.
+	TakeAll(ctx context.Context, cs []Charge) ([]Result, error)
+
+	// Refund gives back at most what r took for c, and clears r.Receipt: a
+	// second call with the same r does nothing. What time has already given
+	// back is not given twice. r is the Result that Take wrote; it belongs to
+	// one goroutine.
+	Refund(ctx context.Context, c Charge, r *Result) error
+
+	// Reset makes the quota of c.Policy and c.Key whole. Earlier charges
+	// cannot be refunded afterwards.
+	Reset(ctx context.Context, c Charge) error
+}
+
+// countable reports whether the arithmetic is safe for c. It is the short form
+// of check for the way that is taken on every request: it skips the alphabet of
+// the Name, which harms nothing but header fields, and those are escaped.
+func (c *Charge) countable() bool {
+	p := &c.Policy
+	return p.Name != "" && p.Algorithm == TokenBucket && p.Limit >= 0 && p.Window >= minWindow &&
+		p.Burst >= 0 && c.Cost >= 0 && c.MaxDelay >= 0
+}
+
+// check returns the faults of a charge that is not countable.
+func (c *Charge) check() error {
+	if err := c.Policy.Validate(); err != nil {
+		return err
+	}
+	if c.Cost < 0 {
+		return &PolicyError{c.Policy.Name, "Cost", fmt.Sprintf("is %d; allowed: 0 (look only) or more", c.Cost)}
+	}
+	return &PolicyError{c.Policy.Name, "MaxDelay", fmt.Sprintf("is %v; allowed: 0 (do not wait) or more", c.MaxDelay)}
+}

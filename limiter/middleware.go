@@ -1,0 +1,172 @@
+package limiter
+
+import (
+	"net/http"
+	"slices"
+
+	"github.com/goweir/weir/internal/problem"
+	"github.com/goweir/weir/internal/respwriter"
+)
+
+// Options are the options of [Middleware]. The zero value refuses whatever is
+// in doubt. Hooks are called by many goroutines at once, with no lock held.
+type Options struct {
+	// Headers is the form of the header fields about quotas; the zero value is
+	// Draft10.
+	Headers HeaderForm
+
+	// Unkeyed says what becomes of a request that a rule cannot tell the key
+	// of. The zero value refuses it.
+	Unkeyed Unkeyed
+
+	// OnDecision is told every decision, before anything is written and before
+	// the handler is called: for logs and metrics, and to mark the request. It
+	// may keep d, but not r.
+	OnDecision func(r *http.Request, d Decision)
+
+	// OnLimit answers refused requests in place of the default. The header
+	// fields about quotas are added to whatever it writes, and Retry-After
+	// unless it sets that itself. It does not answer for requests that were
+	// refused for another reason: without a key, or because the Limiter
+	// failed.
+	OnLimit func(w http.ResponseWriter, r *http.Request, d Decision)
+
+	// OnError is asked when the Limiter could not decide. It reports whether
+	// the request may pass, uncounted. nil: it may not. The client learns
+	// nothing of err.
+	//
+	// Most callers should leave it nil and put package failover around a
+	// Limiter that can fail.
+	OnError func(r *http.Request, err error) (admit bool)
+}
+
+// Unkeyed says what becomes of a request for which a rule's Key returns an
+// error or "". There is no choice of one quota for all of them: that would let
+// one client lock out every other that has no key.
+type Unkeyed uint8
+
+const (
+	// RefuseUnkeyed answers 400 if the key is empty, because the request lacks
+	// something, and 500 if the Key function failed.
+	RefuseUnkeyed Unkeyed = iota
+
+	// SkipUnkeyed leaves the rule out for that request; the other rules apply.
+	SkipUnkeyed
+)
+
+// Middleware returns a middleware that charges every request to the rules that
+// apply to it and refuses those that do not fit. It panics with the error of
+// rules.Validate, if l is nil, or if opts has an unknown value; nil opts means
+// the zero Options.
+//
+// A refusal is 429 (RFC 6585 section 4) with Retry-After, the fields of
+// [Options.Headers] and a body of type application/problem+json (RFC 9457) that
+// names the policies. Nothing is charged for it. If l fails, the answer is 503.
+//
+// The header fields are added when the final response header is written, so
+// that 1xx responses passing through do not lose them; an upgrade gets them
+// with its 101.
+//
+// The returned function may be called often; what it returns shares all state.
+func Middleware(l Limiter, rules Rules, opts *Options) func(http.Handler) http.Handler {
+	if l == nil {
+		panic("limiter: Middleware: the Limiter is nil")
+	}
+	if err := rules.Validate(); err != nil {
+		panic(err)
+	}
+	m := &middleware{limiter: l, rules: slices.Clone(rules)}
+	if opts != nil {
+		m.opts = *opts
+	}
+	if m.opts.Headers > NoHeaders || m.opts.Unkeyed > SkipUnkeyed {
+		panic("limiter: Middleware: unknown Headers or Unkeyed")
+	}
+	for i := range m.rules {
+		m.refunds = m.refunds || m.rules[i].RefundIf != nil
+		m.refusals = append(m.refusals, problem.Prepare(quotaExceeded(m.rules[i].Policy.Name)))
+	}
+	m.silent = m.opts.Headers == NoHeaders && m.opts.OnDecision == nil && !m.refunds
+	return func(next http.Handler) http.Handler { return &handler{m, next} }
+}
+
+// middleware is what all handlers of one call of Middleware share.
+type middleware struct {
+	limiter  Limiter
+	rules    Rules
+	opts     Options
+	refunds  bool              // a rule has RefundIf
+	silent   bool              // an admitted request needs nothing more
+	refusals []*problem.Answer // for a refusal by rule i alone
+}
+
+type handler struct {
+	*middleware
+	next http.Handler
+}
+
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if len(h.rules) != 1 || h.rules[0].Shadow {
+		x := &exchange{m: h.middleware, r: r}
+		x.d = Decision{limiter: h.limiter, rules: h.rules, form: h.opts.Headers}
+		if x.d.collect(r, h.opts.Unkeyed == SkipUnkeyed) {
+			x.d.take(r.Context())
+		}
+		x.serve(w, h.next)
+		return
+	}
+	// One rule is the common case, and the only one that can do without an
+	// allocation.
+	c, applies, err := h.rules.charge(0, r)
+	if !applies {
+		h.next.ServeHTTP(w, r)
+		return
+	}
+	var res Result
+	if err == nil {
+		if res, err = h.limiter.Take(r.Context(), c); err == nil && res.Allowed && h.silent {
+			h.next.ServeHTTP(w, r)
+			return
+		}
+	}
+	newExchange(h.middleware, r, c, res, err).serve(w, h.next)
+}
+
+// An exchange is one request on its way through.
+type exchange struct {
+	respwriter.NoHooks
+	rw     respwriter.Writer
+	m      *middleware
+	r      *http.Request
+	d      Decision
+	fields fields
+	ended  bool // the handler returned
+
+	// Room for the common case.
+	charge [1]Charge
+	result [1]Result
+	which  [1]int
+}
+
+// newExchange makes the exchange of a request to which one rule applies.
+func newExchange(m *middleware, r *http.Request, c Charge, res Result, err error) *exchange {
+	x := &exchange{m: m, r: r, charge: [1]Charge{c}, result: [1]Result{res}}
+	x.d = Decision{limiter: m.limiter, rules: m.rules, form: m.opts.Headers, Rule: -1, Err: err, which: x.which[:]}
+	switch e := err.(type) {
+	case nil:
+		x.d.Charges, x.d.Results = x.charge[:], x.result[:]
+		x.d.settle()
+	case *KeyError:
+		if m.opts.Unkeyed == SkipUnkeyed {
+			x.d.Allowed = true
+			if e.Err == ErrNoKey {
+				x.d.Err = nil
+			}
+		} else {
+			x.d.Rule = e.Rule
+		}
+	default:
+		x.d.Charges = x.charge[:]
+	}
+	return x
+}

@@ -1,0 +1,155 @@
+package limiter
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+)
+
+// An Algorithm is a way of counting. The zero value is [TokenBucket].
+type Algorithm uint8
+
+// TokenBucket lets Burst units pass at once and gives Limit units back over
+// each Window, evenly. It is counted by GCRA (the generic cell rate algorithm
+// of ITU-T I.371): the state is one point in time. Most callers should use it.
+const TokenBucket Algorithm = 0
+
+// String returns the algorithm's name in words, as in "token bucket".
+func (a Algorithm) String() string {
+	if a == TokenBucket {
+		return "token bucket"
+	}
+	return "Algorithm(" + strconv.Itoa(int(a)) + ")"
+}
+
+// A Policy is a quota and the way it is counted: Limit units per Window, up to
+// Burst of them at once. It is a plain value: make it anew when a limit
+// changes.
+//
+// What is stored for a key outlives a change of Limit or Burst: the time until
+// the quota is whole again stays as it was. With Burst 0, which follows Limit,
+// that is the used fraction: half used of 10 is half used of 100.
+type Policy struct {
+	// Name names the quota in state, header fields, metrics and logs. Charges
+	// with the same Name, Algorithm and Key draw on the same quota. It is
+	// required and must be printable ASCII, because it is sent to clients (RFC
+	// 9651 section 3.3.3).
+	Name string
+
+	// Algorithm is the way of counting; the zero value is TokenBucket.
+	Algorithm Algorithm
+
+	// Limit is the number of units that come back per Window. 0 denies
+	// everything; negative is a fault.
+	Limit int
+
+	// Window is 1 µs or longer. With TokenBucket it is only half of a ratio:
+	// 60 a minute and 1 a second with the same Burst are the same quota.
+	Window time.Duration
+
+	// Burst is how many units may pass at once after a pause. 0 means Limit;
+	// negative is a fault.
+	Burst int
+}
+
+// PerSecond returns a TokenBucket of n units a second, all of which may be used
+// at once.
+func PerSecond(name string, n int) Policy { return per(time.Second, name, n) }
+
+// PerMinute returns a TokenBucket of n units a minute, all of which may be used
+// at once.
+func PerMinute(name string, n int) Policy { return per(time.Minute, name, n) }
+
+// PerHour returns a TokenBucket of n units an hour, all of which may be used at
+// once.
+func PerHour(name string, n int) Policy { return per(time.Hour, name, n) }
+
+// PerDay returns a TokenBucket of n units in 24 hours, all of which may be used
+// at once.
+func PerDay(name string, n int) Policy { return per(24*time.Hour, name, n) }
+
+func per(window time.Duration, name string, n int) Policy {
+	return Policy{Name: name, Limit: n, Window: window}
+}
+
+// minWindow keeps every backend able to count a policy: Redis counts in
+// microseconds.
+const minWindow = time.Microsecond
+
+// ErrPolicy is what errors about an invalid policy or charge match by
+// [errors.Is]. The error itself is a [*PolicyError] or several joined.
+var ErrPolicy = errors.New("limiter: invalid policy")
+
+// A PolicyError is one fault of a [Policy], a [Charge] or a [Rule].
+type PolicyError struct {
+	Policy string // its Name, possibly empty
+	Field  string // the faulty field, such as "Window"
+	Fault  string // what it is and what is allowed
+}
+
+func (e *PolicyError) Error() string {
+	return fmt.Sprintf("limiter: policy %q: %s %s", e.Policy, e.Field, e.Fault)
+}
+
+// Is reports whether target is [ErrPolicy].
+func (e *PolicyError) Is(target error) bool { return target == ErrPolicy }
+
+// Validate returns every fault of p, joined; each is a [*PolicyError] and
+// matches [ErrPolicy].
+func (p Policy) Validate() error {
+	var faults []error
+	fault := func(field, format string, args ...any) {
+		faults = append(faults, &PolicyError{p.Name, field, fmt.Sprintf(format, args...)})
+	}
+	if p.Name == "" {
+		fault("Name", "is empty; a policy needs one")
+	} else if !printable(p.Name) {
+		fault("Name", "has bytes that are not printable ASCII (0x20 to 0x7e)")
+	}
+	if p.Algorithm != TokenBucket {
+		fault("Algorithm", "is %d; allowed: %d (%v)", p.Algorithm, TokenBucket, TokenBucket)
+	}
+	if p.Limit < 0 {
+		fault("Limit", "is %d; allowed: 0 (deny everything) or more", p.Limit)
+	}
+	if p.Window < minWindow {
+		fault("Window", "is %v; allowed: %v or longer", p.Window, minWindow)
+	}
+	if p.Burst < 0 {
+		fault("Burst", "is %d; allowed: 0 (the same as Limit) or more", p.Burst)
+	}
+	return errors.Join(faults...)
+}
+
+func printable(s string) bool {
+	for i := range len(s) {
+		if s[i] < 0x20 || s[i] > 0x7e {
+			return false
+		}
+	}
+	return true
+}
+
+// burst returns the capacity in units.
+func (p *Policy) burst() int { return cmp.Or(p.Burst, p.Limit) }
+
+// same reports whether p and o count the same way: spelling Burst out makes no
+// difference.
+func (p Policy) same(o Policy) bool {
+	p.Burst, o.Burst = p.burst(), o.burst()
+	return p == o
+}
+
+// describe returns the policy for messages: "10/s burst 20".
+func (p *Policy) describe() string {
+	s := FormatRate(p.Limit, p.Window)
+	if p.burst() != p.Limit {
+		s += " burst " + strconv.Itoa(p.Burst)
+	}
+	if p.Algorithm != TokenBucket {
+		s += " " + p.Algorithm.String()
+	}
+	return s
+}
