@@ -95,6 +95,25 @@ func TestBrokenAnswerWithoutServer(t *testing.T) {
 	p.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
 }
 
+// The client learns of the break at once even if it is in the middle of an
+// upload that the transport is still reading.
+func TestBrokenAnswerDuringUpload(t *testing.T) {
+	noLeaks(t)
+	up := script(t, func(c *net.TCPConn, br *bufio.Reader, _ *http.Request) {
+		br.Discard(len("half")) // else the close would be a reset that overtakes the answer
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+	})
+	p := newProxy(t, nil, up)
+	s := serve(t, recovering(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.NewResponseController(w).EnableFullDuplex()
+		p.ServeHTTP(w, r)
+	})))
+	res := dial(t, s.URL).send(t, "POST", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf")
+	if b, err := io.ReadAll(res.Body); err != io.ErrUnexpectedEOF {
+		t.Errorf("%d %q, %v; want an unexpected EOF", res.StatusCode, b, err)
+	}
+}
+
 func TestWholeAnswerIsNotBroken(t *testing.T) {
 	noLeaks(t)
 	for name, raw := range map[string]string{

@@ -360,6 +360,46 @@ func TestUploadKeepsTheAnswerAlive(t *testing.T) {
 	})
 }
 
+// Of two waits with different limits, the shorter one counts.
+func TestIdleOnBothTracks(t *testing.T) {
+	early := roundTrip(func(r *http.Request) (*http.Response, error) {
+		pr, pw := io.Pipe()
+		context.AfterFunc(r.Context(), func() { pw.CloseWithError(context.Cause(r.Context())) })
+		go io.Copy(io.Discard, r.Body)
+		return &http.Response{StatusCode: 200, ContentLength: -1, Header: http.Header{}, Body: pr}, nil
+	})
+	bubble(t, func(t *testing.T) http.Handler {
+		p := newProxy(t, func(cfg *proxy.Config) {
+			cfg.Timeouts.UpstreamIdle = 10 * time.Second
+			cfg.WrapTransport = func(http.RoundTripper) http.RoundTripper { return early }
+		}, "http://upstream")
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			http.NewResponseController(w).EnableFullDuplex()
+			p.ServeHTTP(w, r)
+		})
+	}, func(t *testing.T, c net.Conn, _ *statuses) {
+		status, _, took, err := request(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\nhalf")
+		if status != 200 || took != 10*time.Second || err == nil {
+			t.Errorf("%d in %s, %v; want an error after 10s", status, took, err)
+		}
+	})
+}
+
+// An upstream that answers before it has the whole body, and a client that then
+// stops sending: net/http reads on before it sends the answer, but not for ever.
+func TestAnswerBeforeStalledUpload(t *testing.T) {
+	noLeaks(t)
+	up := answer(t, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+	s := serve(t, newProxy(t, func(cfg *proxy.Config) { cfg.Timeouts.ClientIdle = 100 * time.Millisecond }, up))
+	c := dial(t, s.URL)
+	if res := c.send(t, "POST", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf"); res.StatusCode != 413 && res.StatusCode != 502 {
+		t.Errorf("%d, want 413, or 502 if writing failed before the answer was read", res.StatusCode)
+	}
+	if _, err := io.ReadAll(c.br); err != nil {
+		t.Errorf("then %v, want the connection closed", err)
+	}
+}
+
 // The time limits over real connections of both kinds.
 func TestIdleOverSockets(t *testing.T) {
 	noLeaks(t)
