@@ -60,8 +60,8 @@ func TestTrapProxy01_BrokenAnswer(t *testing.T) {
 						if err == nil {
 							t.Errorf("client got %d with %d bytes and a clean end, want an error", status, len(body))
 						}
-						if len(body) > n {
-							t.Errorf("client got %d bytes, more than the %d sent", len(body), n)
+						if len(body) > n || len(body) < n && front == "HTTP/1.1" && up.TLS == nil {
+							t.Errorf("client got %d bytes, %d came before the break", len(body), n)
 						}
 						s.Client().CloseIdleConnections()
 					})
@@ -104,10 +104,7 @@ func TestBrokenAnswerDuringUpload(t *testing.T) {
 		io.WriteString(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
 	})
 	p := newProxy(t, nil, up)
-	s := serve(t, recovering(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		http.NewResponseController(w).EnableFullDuplex()
-		p.ServeHTTP(w, r)
-	})))
+	s := serve(t, recovering(fullDuplex(p)))
 	res := dial(t, s.URL).send(t, "POST", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf")
 	if b, err := io.ReadAll(res.Body); err != io.ErrUnexpectedEOF {
 		t.Errorf("%d %q, %v; want an unexpected EOF", res.StatusCode, b, err)

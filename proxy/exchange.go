@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptrace"
 	"net/http/httputil"
+	"strings"
 	"time"
 )
 
@@ -115,17 +117,40 @@ func (x *exchange) finish(done bool) {
 	if limit == 0 {
 		return
 	}
-	// When the handler has returned, the server may first read what is left of
-	// the request's body, and then sends what is left in its buffers.
+	// What is left in the server's buffers is sent when the handler has returned.
 	write := time.Now().Add(limit)
 	if x.upload.unfinished() {
-		x.upload.stop(rc)
-		if x.idle != errClientIdle {
-			rc.SetReadDeadline(write)
-			write = write.Add(limit)
-		}
+		rc.SetWriteDeadline(write.Add(limit))
+		x.drain(rc, write)
+		write = time.Now().Add(limit)
 	}
 	rc.SetWriteDeadline(write)
+}
+
+// maxDrain is how much is read of a body that nobody wants, to keep the
+// connection. net/http has the same bound.
+const maxDrain = 256 << 10
+
+// drain reads what the client still sends of its body, until deadline. The
+// server would do so itself, but where the handler has enabled full duplex it
+// would take a missed deadline for the end, keep the connection, and read the
+// rest of the body as the next request.
+func (x *exchange) drain(rc *http.ResponseController, deadline time.Time) {
+	stopped := x.upload.stop(rc)
+	if x.in.ProtoMajor != 1 {
+		return
+	}
+	if stopped && x.idle != errClientIdle {
+		rc.SetReadDeadline(deadline)
+		http.NewResponseController(x.w).Flush() // the client need not wait for itself
+		_, err := io.CopyN(io.Discard, x.in.Body, maxDrain)
+		if err == io.EOF || err == http.ErrBodyReadAfterClose {
+			return // by the client, or by the server before it sent the header
+		}
+	}
+	// This is the one way to have the connection closed after the answer when
+	// its header may have been sent.
+	http.MaxBytesReader(innermost(x.w), io.NopCloser(strings.NewReader("x")), 0).Read(make([]byte, 1))
 }
 
 // expire is called by the watch when nothing has moved for too long. It must
