@@ -75,27 +75,17 @@ func (u *upload) Close() error {
 func (u *upload) unfinished() bool { return u != nil && !u.ended.Load() }
 
 // stop ends a Read that is under way, by a deadline in the past, and lets no
-// other begin. It reports whether none is under way any more. The server must
-// not find one when the handler ends: it would wait for it, lift the deadline,
-// and then read what is left of the body without any, for as long as the client
-// likes.
-func (u *upload) stop(rc *http.ResponseController) bool {
+// other begin. The server must not find one when the handler ends: it would
+// wait for it, lift the deadline, and then read what is left of the body without
+// any, for as long as the client likes.
+func (u *upload) stop(rc *http.ResponseController) {
 	u.stopped.Store(true)
-	unsupported := rc.SetReadDeadline(past)
-	select {
-	case u.reading <- struct{}{}:
-		<-u.reading
-		return true
-	default:
-	}
-	if unsupported != nil {
-		return false
+	if rc.SetReadDeadline(past) != nil {
+		return
 	}
 	select {
 	case u.reading <- struct{}{}:
 		<-u.reading
-		return true
 	case <-time.After(lastFlush): // a body of middleware's that does not heed it
-		return false
 	}
 }

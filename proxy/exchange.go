@@ -117,40 +117,28 @@ func (x *exchange) finish(done bool) {
 	if limit == 0 {
 		return
 	}
-	// What is left in the server's buffers is sent when the handler has returned.
+	// When the handler has returned, the server may first read what is left of
+	// the request's body, and then sends what is left in its buffers.
 	write := time.Now().Add(limit)
-	if x.upload.unfinished() {
-		rc.SetWriteDeadline(write.Add(limit))
-		x.drain(rc, write)
-		write = time.Now().Add(limit)
+	if x.upload.unfinished() && x.in.ProtoMajor == 1 {
+		x.upload.stop(rc)
+		closeAfterAnswer(innermost(x.w))
+		if x.idle != errClientIdle {
+			rc.SetReadDeadline(write)
+			write = write.Add(limit)
+		}
 	}
 	rc.SetWriteDeadline(write)
 }
 
-// maxDrain is how much is read of a body that nobody wants, to keep the
-// connection. net/http has the same bound.
-const maxDrain = 256 << 10
-
-// drain reads what the client still sends of its body, until deadline. The
-// server would do so itself, but where the handler has enabled full duplex it
-// would take a missed deadline for the end, keep the connection, and read the
-// rest of the body as the next request.
-func (x *exchange) drain(rc *http.ResponseController, deadline time.Time) {
-	stopped := x.upload.stop(rc)
-	if x.in.ProtoMajor != 1 {
-		return
-	}
-	if stopped && x.idle != errClientIdle {
-		rc.SetReadDeadline(deadline)
-		http.NewResponseController(x.w).Flush() // the client need not wait for itself
-		_, err := io.CopyN(io.Discard, x.in.Body, maxDrain)
-		if err == io.EOF || err == http.ErrBodyReadAfterClose {
-			return // by the client, or by the server before it sent the header
-		}
-	}
-	// This is the one way to have the connection closed after the answer when
-	// its header may have been sent.
-	http.MaxBytesReader(innermost(x.w), io.NopCloser(strings.NewReader("x")), 0).Read(make([]byte, 1))
+// closeAfterAnswer makes a server of HTTP/1 close the connection when it has
+// sent the answer, even if the header is out already. It is for a request that
+// was not read to its end: a read that missed its deadline has ended the
+// context of the whole connection, and where the handler has enabled full
+// duplex the server would read the rest of the body as the next request.
+func closeAfterAnswer(w http.ResponseWriter) {
+	// The one public way is to be a reader that has exceeded its limit.
+	http.MaxBytesReader(w, io.NopCloser(strings.NewReader("x")), 0).Read(make([]byte, 1))
 }
 
 // expire is called by the watch when nothing has moved for too long. It must

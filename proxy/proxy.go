@@ -35,6 +35,9 @@
 // HTTP/1.0 cannot see the difference if the answer has no Content-Length, nor
 // can the proxy if an upstream ends a body by closing the connection.
 //
+// An answer that comes before the request's body was read to its end is sent at
+// once, and closes an HTTP/1 connection.
+//
 // # Where it stands
 //
 // The proxy comes last in a chain, and what stands before it must stream as
