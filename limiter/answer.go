@@ -40,7 +40,7 @@ var (
 func (x *exchange) serve(w http.ResponseWriter, next http.Handler) {
 	m := x.m
 	d := &x.d
-	failed := !d.Allowed && d.Err != nil
+	failed := d.failed()
 	if failed && d.Rule < 0 && m.opts.OnError != nil {
 		d.Allowed = m.opts.OnError(x.r, d.Err)
 	}
@@ -71,10 +71,8 @@ func (x *exchange) serve(w http.ResponseWriter, next http.Handler) {
 }
 
 func (x *exchange) answerRefusal(w http.ResponseWriter) {
-	h := w.Header()
 	x.fields.build(&x.d)
-	x.fields.add(h)
-	x.d.setRetryAfter(h)
+	x.fields.add(w.Header())
 	var array [1]string
 	names := x.d.violated(array[:0])
 	if len(names) == 1 && names[0] == x.m.rules[x.d.Rule].Policy.Name {
@@ -98,13 +96,10 @@ func (x *exchange) answerFailure(w http.ResponseWriter) {
 
 // Header implements [respwriter.Hooks].
 func (x *exchange) Header(_ int, h http.Header) {
-	if x.fields.values[0] == "" {
+	if !x.fields.built {
 		x.fields.build(&x.d)
 	}
 	x.fields.add(h)
-	if _, set := h[fieldRetryAfter]; !set {
-		x.d.setRetryAfter(h)
-	}
 }
 
 func (x *exchange) finish() {
