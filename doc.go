@@ -1,5 +1,5 @@
 // Package weir is a toolkit of net/http middleware that guards any
-// [http.Handler]: it records what passes, limits how much may pass, and sends
+// http.Handler: it records what passes, limits how much may pass, and sends
 // it on, and it never holds a whole body in memory to do so.
 //
 // The parts are packages of their own, usable alone or together:

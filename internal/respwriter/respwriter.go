@@ -23,19 +23,21 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"sync"
 	"sync/atomic"
 	"unsafe"
 )
 
 // Hooks are told what passes through a wrapped writer. They are called by the
-// goroutine that calls the writer and never after [Writer.Finish]. Embed
-// [NoHooks] to implement only some.
+// goroutine that calls the writer, and by none that calls it after
+// [Writer.Finish]; a Write that is under way in another goroutine when the
+// handler returns may still tell its hook. Embed [NoHooks] to implement only
+// some.
 type Hooks interface {
 	// Header is called right before the final header is sent: by WriteHeader
 	// with a status of 200 or more, or 101; with 200 before the first Write,
-	// WriteString, ReadFrom or Flush, and by Finish if there was none of them;
-	// with 101 before a Hijack. h is the live map: what is set here is sent.
+	// WriteString or Flush, or when ReadFrom has got a first byte, and by
+	// Finish if there was none of them; with 101 before a Hijack. h is the live
+	// map: what is set here is sent.
 	// It is called once, or again if the first attempt failed (a Hijack that
 	// returned an error, a WriteHeader that panicked).
 	Header(status int, h http.Header)
@@ -45,15 +47,22 @@ type Hooks interface {
 	Informational(status int, h http.Header)
 
 	// Want says how many more body bytes the hooks would like to see. ReadFrom
-	// asks it: that many bytes are copied through memory and shown to Body,
-	// the rest goes to the inner ReadFrom and is only counted. Write and
-	// WriteString show everything regardless.
+	// asks it, after Header: that many bytes are copied through memory and
+	// shown to Body, the rest goes to the inner ReadFrom and is only counted.
+	// Write and WriteString show everything regardless, and ReadFrom the first
+	// 512 bytes if the header was not decided before or any are wanted.
 	Want() int
 
 	// Body is called after n body bytes were accepted by the inner writer,
-	// with the error it returned. p holds those bytes, or is nil if they never
-	// were in memory. p must not be kept or changed.
+	// with the error it returned, which for ReadFrom may be the source's. p
+	// holds those bytes, or is nil if they never were in memory. p must not be
+	// kept or changed.
 	Body(p []byte, n int64, err error)
+
+	// Flushing is called before each Flush or FlushError, after Header. What was
+	// written until the first of them is what net/http guesses a Content-Type
+	// from.
+	Flushing()
 
 	// Hijacked is called after a successful Hijack and returns what the
 	// handler gets.
@@ -67,6 +76,7 @@ func (NoHooks) Header(int, http.Header)        {}
 func (NoHooks) Informational(int, http.Header) {}
 func (NoHooks) Want() int                      { return 0 }
 func (NoHooks) Body([]byte, int64, error)      {}
+func (NoHooks) Flushing()                      {}
 func (NoHooks) Hijacked(c net.Conn, brw *bufio.ReadWriter) (net.Conn, *bufio.ReadWriter) {
 	return c, brw
 }
@@ -83,6 +93,12 @@ type Writer struct {
 func (w *Writer) Wrap(inner http.ResponseWriter, hooks Hooks) http.ResponseWriter {
 	w.w.inner, w.w.hooks = inner, hooks
 	return combine(&w.w, interfacesOf(inner))
+}
+
+// Is reports whether w is a wrapped writer, as returned by Wrap.
+func Is(w http.ResponseWriter) bool {
+	_, ok := w.(interface{ watching() bool })
+	return ok
 }
 
 // Status returns the final status, 101 after a Hijack without one, and 0 before
@@ -111,14 +127,19 @@ type writer struct {
 	status   int
 	hijacked bool
 	done     atomic.Bool // atomic: handlers do write after they returned
+	prefix   prefix
 }
 
-// settled reports whether the final header is out of our hands.
-func (w *writer) settled() bool { return w.done.Load() || w.status != 0 || w.hijacked }
+// watching reports whether what is done now belongs to the response. After
+// Finish no other field may be touched: somebody else may be reading them.
+func (w *writer) watching() bool { return !w.done.Load() && !w.hijacked }
+
+// undecided reports whether the final header is still to come.
+func (w *writer) undecided() bool { return w.watching() && w.status == 0 }
 
 // commit calls the hook for a final header that no WriteHeader precedes.
 func (w *writer) commit(status int) {
-	if !w.settled() {
+	if w.undecided() {
 		w.hooks.Header(status, w.inner.Header())
 		w.status = status
 	}
@@ -130,7 +151,7 @@ func (w *writer) Header() http.Header { return w.inner.Header() }
 
 func (w *writer) WriteHeader(status int) {
 	switch {
-	case w.settled() || status < 100 || status > 999:
+	case !w.undecided() || status < 100 || status > 999:
 		// A mistake: net/http logs the first and panics on the second.
 		w.inner.WriteHeader(status)
 	case status < 200 && status != http.StatusSwitchingProtocols:
@@ -160,89 +181,44 @@ func (w *writer) writeString(s string) (int, error) {
 }
 
 func (w *writer) wrote(p []byte, n int, err error) {
-	if w.hijacked || w.done.Load() {
-		return
+	if w.watching() {
+		n = max(0, min(n, len(p)))
+		w.hooks.Body(p[:n], int64(n), err)
 	}
-	n = max(0, min(n, len(p)))
-	w.hooks.Body(p[:n], int64(n), err)
-}
-
-// readFrom copies what the hooks want to see through Write and leaves the rest
-// to the inner ReadFrom, with src unchanged: net/http recognises files by type
-// and sends them by sendfile.
-func (w *writer) readFrom(src io.Reader) (total int64, err error) {
-	w.commit(http.StatusOK)
-	if !w.hijacked && !w.done.Load() {
-		if want := w.hooks.Want(); want > 0 {
-			n, more, err := w.copyWanted(src, want)
-			total += n
-			if !more {
-				return total, err
-			}
-		}
-	}
-	n, err := w.inner.(io.ReaderFrom).ReadFrom(src)
-	if !w.hijacked && !w.done.Load() {
-		w.hooks.Body(nil, n, err)
-	}
-	return total + n, err
-}
-
-var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
-
-// copyWanted copies from src until the hooks want no more; more is false when
-// src ended or something failed.
-func (w *writer) copyWanted(src io.Reader, want int) (total int64, more bool, err error) {
-	buf := copyBuffers.Get().(*[32 << 10]byte)
-	defer copyBuffers.Put(buf)
-	for ; want > 0; want = w.hooks.Want() {
-		n, rerr := src.Read(buf[:min(want, len(buf))])
-		if n > 0 {
-			nw, werr := w.Write(buf[:n])
-			total += int64(nw)
-			if werr == nil && nw < n {
-				werr = io.ErrShortWrite
-			}
-			if werr != nil {
-				return total, false, werr
-			}
-		}
-		if rerr == io.EOF {
-			return total, false, nil
-		}
-		if rerr != nil {
-			return total, false, rerr
-		}
-	}
-	return total, true, nil
 }
 
 func (w *writer) flush() {
 	w.commit(http.StatusOK)
+	w.flushing()
 	w.inner.(http.Flusher).Flush()
 }
 
 func (w *writer) flushError() error {
 	w.commit(http.StatusOK)
+	w.flushing()
 	return w.inner.(flushErrorer).FlushError()
 }
 
+func (w *writer) flushing() {
+	if w.watching() {
+		w.hooks.Flushing()
+	}
+}
+
 func (w *writer) hijack() (net.Conn, *bufio.ReadWriter, error) {
-	if !w.settled() {
+	if w.undecided() {
 		// Not latched: the handler may still answer if Hijack fails.
 		w.hooks.Header(http.StatusSwitchingProtocols, w.inner.Header())
 	}
 	conn, brw, err := w.inner.(http.Hijacker).Hijack()
-	if err != nil {
+	if err != nil || !w.watching() {
 		return conn, brw, err
 	}
 	w.hijacked = true
 	if w.status == 0 {
 		w.status = http.StatusSwitchingProtocols
 	}
-	if !w.done.Load() {
-		conn, brw = w.hooks.Hijacked(conn, brw)
-	}
+	conn, brw = w.hooks.Hijacked(conn, brw)
 	return conn, brw, nil
 }
 

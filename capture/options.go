@@ -1,0 +1,72 @@
+package capture
+
+import (
+	"cmp"
+	"net/http"
+)
+
+const defaultCap = 64 << 10
+
+// Options tunes [Middleware]. The zero value is what most callers should use.
+// The hooks are called on the goroutine of the handler, with no lock held, and
+// must be safe for concurrent use.
+type Options struct {
+	// RequestCap and ResponseCap bound, in bytes, what is captured of one body.
+	// 0 means 64 KiB; below 0 no such bodies are captured.
+	RequestCap, ResponseCap int
+
+	// Budget bounds the memory of all captured bodies together. nil means one
+	// of 64 MiB that belongs to this middleware alone. Most callers should give
+	// all their middlewares the same.
+	Budget *Budget
+
+	// Redact names further header fields and query parameters whose values are
+	// masked: those that contain one of these, regardless of case, hyphens,
+	// underscores and dots. See the package documentation for what is masked
+	// anyway.
+	Redact []string
+
+	// UnauthorizedBodies keeps the request bodies of exchanges answered with 401
+	// or 403. By default they are dropped: they are mostly passwords, and
+	// whoever sends them could fill a disk with what else they hold.
+	UnauthorizedBodies bool
+
+	// Match says whether to record a request at all; nil records every one. A
+	// request that is not recorded passes as if there were no middleware.
+	Match func(r *http.Request) bool
+
+	// RequestBody decides about a request's body before the handler runs. skip
+	// is what the defaults say, empty if they capture it; the result is what
+	// applies. It is not asked where there is no body or an encoded one.
+	// It must not read the body.
+	RequestBody func(r *http.Request, skip SkipReason) SkipReason
+
+	// ResponseBody decides about a response's body, when its final header is
+	// about to be sent. skip is what the defaults say, empty if they capture it
+	// or, without a Content-Type, will judge by the first bytes; the result is
+	// what applies. It is not asked about HEAD, 204, 304, upgrades and encoded
+	// bodies. h is the handler's and must not be changed.
+	ResponseBody func(r *http.Request, status int, h http.Header, skip SkipReason) SkipReason
+
+	// Keep says, at the end, whether the record is offered to the sink: errors
+	// only, say, or slow ones, or a sample. nil keeps every one. The rules for x
+	// are those of a sink.
+	Keep func(x *Exchange) bool
+
+	// OnError is told what the sink's Record returned; nil ignores it. The
+	// exchange it concerns went well regardless.
+	OnError func(err error)
+}
+
+func (o *Options) withDefaults() Options {
+	var c Options
+	if o != nil {
+		c = *o
+	}
+	c.RequestCap = cmp.Or(c.RequestCap, defaultCap)
+	c.ResponseCap = cmp.Or(c.ResponseCap, defaultCap)
+	if c.Budget == nil {
+		c.Budget = NewBudget(defaultBudget)
+	}
+	return c
+}

@@ -1,0 +1,86 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"syscall"
+)
+
+// An Outcome says how an exchange ended.
+type Outcome string
+
+const (
+	OutcomeOK       Outcome = "ok"       // the handler answered and returned
+	OutcomeImplicit Outcome = "implicit" // it returned without answering: net/http sends an empty 200
+	OutcomePanic    Outcome = "panic"    // it panicked
+	OutcomeAbort    Outcome = "abort"    // it panicked with http.ErrAbortHandler, or ended its goroutine
+	OutcomeHijacked Outcome = "hijacked" // it took over the connection
+
+	// OutcomeWriteError: a write of the response failed and the client is not
+	// known to have left. A write deadline looks like this, and more bytes than
+	// the Content-Length promised.
+	OutcomeWriteError Outcome = "write_error"
+
+	// OutcomeClientGone: the client left before it had everything. Told from
+	// the request's context, cancelled other than by a deadline while the
+	// handler ran, or from a request body that ended too early. A response
+	// whose Content-Length was written in full is not counted here.
+	OutcomeClientGone Outcome = "client_gone"
+)
+
+// ending is what an Outcome is told from.
+type ending struct {
+	returned, hijacked, implicit bool
+	cause                        any   // what the handler panicked with
+	cancelled                    bool  // the request's context, and not by a deadline
+	readErr, writeErr            error // the first of each
+	full                         bool  // all of the response's Content-Length was written
+}
+
+func (e ending) outcome() Outcome {
+	gone := e.clientGone()
+	switch {
+	case !e.returned && e.cause != nil && e.cause != http.ErrAbortHandler:
+		return OutcomePanic
+	case e.hijacked:
+		return OutcomeHijacked
+	case gone: // before abort, which often is the answer to it
+		return OutcomeClientGone
+	case e.writeErr != nil:
+		return OutcomeWriteError
+	case !e.returned:
+		return OutcomeAbort
+	case e.implicit:
+		return OutcomeImplicit
+	}
+	return OutcomeOK
+}
+
+// clientGone tells the client's departure from other failures. net/http cancels
+// the context when the connection ends, but also when a write failed for any
+// reason, such as a deadline; and it does not watch the connection before the
+// request's body was read.
+func (e ending) clientGone() bool {
+	if e.writeErr != nil {
+		return e.cancelled && !ours(e.writeErr)
+	}
+	if e.cancelled && !e.full {
+		return true
+	}
+	return errors.Is(e.readErr, io.ErrUnexpectedEOF) || errors.Is(e.readErr, syscall.ECONNRESET)
+}
+
+// ours reports whether a failed write was failed on this side.
+func ours(err error) bool {
+	return errors.Is(err, os.ErrDeadlineExceeded) ||
+		errors.Is(err, http.ErrContentLength) ||
+		errors.Is(err, http.ErrHandlerTimeout)
+}
+
+// cancelled reports whether ctx ended other than by a deadline.
+func cancelled(ctx context.Context) bool {
+	return ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded)
+}

@@ -1,0 +1,221 @@
+package capture_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/goweir/weir/capture"
+)
+
+func TestOutcomeClientGone(t *testing.T) {
+	t.Run("while the handler works", func(t *testing.T) {
+		s, srv := server(t, nil, func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+		c := must(dial(srv.URL))
+		io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		c.Close()
+		if x := s.next(t); x.Outcome != capture.OutcomeClientGone {
+			t.Errorf("got %s", x.Outcome)
+		}
+	})
+	t.Run("in the middle of its upload", func(t *testing.T) {
+		s, srv := server(t, nil, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+		c := must(dial(srv.URL))
+		io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
+		c.Close()
+		if x := s.next(t); x.Outcome != capture.OutcomeClientGone || x.Request.Body.Complete || x.Request.Body.Size != 4 {
+			t.Errorf("got %s, %+v", x.Outcome, x.Request.Body)
+		}
+	})
+	t.Run("in the middle of its download", func(t *testing.T) {
+		s, srv := server(t, nil, func(w http.ResponseWriter, r *http.Request) {
+			for {
+				if _, err := w.Write(make([]byte, 1<<20)); err != nil {
+					panic(http.ErrAbortHandler) // as httputil.ReverseProxy does
+				}
+			}
+		})
+		resp, err := srv.Client().Get(srv.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if x := s.next(t); x.Outcome != capture.OutcomeClientGone || x.Response.Body.Size == 0 {
+			t.Errorf("got %s, %+v", x.Outcome, x.Response.Body)
+		}
+	})
+	t.Run("over HTTP/2", func(t *testing.T) {
+		s := newShelf()
+		started := make(chan bool)
+		srv := httptest.NewUnstartedServer(capture.Middleware(s, nil)(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			close(started)
+			<-r.Context().Done()
+		})))
+		srv.EnableHTTP2 = true
+		srv.StartTLS()
+		defer srv.Close()
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { <-started; cancel() }()
+		if _, err := srv.Client().Do(must(http.NewRequestWithContext(ctx, "GET", srv.URL, nil))); err == nil {
+			t.Error("the request succeeded")
+		}
+		if x := s.next(t); x.Outcome != capture.OutcomeClientGone || x.Proto != "HTTP/2.0" {
+			t.Errorf("got %s over %s", x.Outcome, x.Proto)
+		}
+	})
+	t.Run("but after all of it", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		x, _ := record(t, nil, get("/").WithContext(ctx), func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "2")
+			io.WriteString(w, "ok")
+			cancel() // the client has what it came for, and closes
+		})
+		if x.Outcome != capture.OutcomeOK {
+			t.Errorf("got %s, want ok", x.Outcome)
+		}
+	})
+	t.Run("not by a deadline of ours", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			x, _ := record(t, nil, get("/").WithContext(ctx), func(w http.ResponseWriter, r *http.Request) {
+				<-r.Context().Done()
+				http.Error(w, "upstream too slow", http.StatusGatewayTimeout)
+			})
+			if x.Outcome != capture.OutcomeOK {
+				t.Errorf("got %s, want ok", x.Outcome)
+			}
+		})
+	})
+}
+
+func TestOutcomeWriteError(t *testing.T) {
+	s, srv := server(t, nil, func(w http.ResponseWriter, r *http.Request) {
+		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(-time.Second))
+		for {
+			if _, err := w.Write(make([]byte, 1<<20)); err != nil {
+				return
+			}
+		}
+	})
+	if resp, err := srv.Client().Get(srv.URL); err == nil {
+		resp.Body.Close()
+	}
+	if x := s.next(t); x.Outcome != capture.OutcomeWriteError {
+		t.Errorf("past the write deadline: %s", x.Outcome)
+	}
+
+	s, srv = server(t, nil, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "2")
+		_, err := io.WriteString(w, "too long")
+		if !errors.Is(err, http.ErrContentLength) {
+			t.Errorf("Write returned %v", err)
+		}
+	})
+	if resp, err := srv.Client().Get(srv.URL); err == nil {
+		io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+	}
+	if x := s.next(t); x.Outcome != capture.OutcomeWriteError || x.Response.Body.Declared != 2 {
+		t.Errorf("more than the Content-Length: %s, %+v", x.Outcome, x.Response.Body)
+	}
+}
+
+func TestLive(t *testing.T) {
+	var nobody *capture.Live
+	nobody.Set("a", "b")
+	nobody.Refused("x")
+	nobody.Skip()
+	if live := capture.From(t.Context()); live != nil {
+		t.Errorf("From without a recording is %v", live)
+	}
+
+	var kept *capture.Live
+	budget := capture.NewBudget(1 << 20)
+	x, _ := record(t, &capture.Options{Budget: budget}, post("text/plain", "in"), func(w http.ResponseWriter, r *http.Request) {
+		kept = capture.From(r.Context())
+		for i := range 100 {
+			kept.Set(strings.Repeat("k", i), "v")
+		}
+		kept.Set("", "replaced")
+		kept.Set("k", strings.Repeat("é", 1000))
+		io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "text/plain")
+		io.WriteString(w, "out")
+		if budget.InUse() == 0 {
+			t.Error("nothing captured before Skip")
+		}
+		kept.Skip()
+		if n := budget.InUse(); n != 0 {
+			t.Errorf("%d bytes held after Skip", n)
+		}
+		io.WriteString(w, "more")
+	})
+	if len(x.Attributes) != 32 || x.Attributes[0].Value != "replaced" || x.Attributes[1].Value != strings.Repeat("é", 512) {
+		t.Errorf("attributes %v", x.Attributes)
+	}
+	if x.Request.Body.Skipped != capture.SkipSampledOut || x.Response.Body.Skipped != capture.SkipSampledOut ||
+		x.Response.Body.Size != 7 || x.Request.Body.Size != 2 {
+		t.Errorf("skipped bodies %+v %+v", x.Request.Body, x.Response.Body)
+	}
+	kept.Set("late", "x")
+	kept.Refused("late")
+	if len(x.Attributes) != 32 || x.RefusedBy != "" {
+		t.Error("the record changed after its end")
+	}
+
+	// Skip before the header concerns what comes.
+	x, _ = record(t, nil, get("/"), func(w http.ResponseWriter, r *http.Request) {
+		capture.From(r.Context()).Skip()
+		io.WriteString(w, "text")
+	})
+	if b := x.Response.Body; b.Skipped != capture.SkipSampledOut || b.Len() != 0 || b.Size != 4 {
+		t.Errorf("skipped early: %+v", b)
+	}
+}
+
+func TestClone(t *testing.T) {
+	var clone, again *capture.Exchange
+	sink := capture.SinkFunc(func(_ context.Context, x *capture.Exchange) error {
+		clone = x.Clone()
+		again = clone.Clone()
+		return nil
+	})
+	capture.Middleware(sink, nil)(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		capture.From(r.Context()).Set("a", "b")
+		w.WriteHeader(103)
+		w.Header().Set("Content-Type", "text/plain")
+		io.WriteString(w, strings.Repeat("x", 10_000))
+	})).ServeHTTP(new(sinkhole), get("/"))
+	clone.Attributes[0].Value, clone.Response.Header[0].Value, clone.Informational[0] = "", "", 0
+	x := again
+	if x.Status != 200 || captured(x.Response.Body) != strings.Repeat("x", 10_000) || x.Attributes[0].Value != "b" ||
+		x.Response.Header.Get("content-type") != "text/plain" || x.Informational[0] != 103 {
+		t.Errorf("clone of a clone: %+v", x)
+	}
+}
+
+func TestConstructorsPanic(t *testing.T) {
+	for name, f := range map[string]func(){
+		"Middleware nil sink":    func() { capture.Middleware(nil, nil) },
+		"Middleware nil handler": func() { capture.Middleware(newShelf(), nil)(nil) },
+		"Async":                  func() { capture.Async(nil, nil) },
+		"JSONL":                  func() { capture.JSONL(nil) },
+		"Slog":                   func() { capture.Slog(nil) },
+	} {
+		func() {
+			defer func() {
+				if v, _ := recover().(string); !strings.HasPrefix(v, "capture: ") {
+					t.Errorf("%s: recovered %q", name, v)
+				}
+			}()
+			f()
+		}()
+	}
+}

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/goweir/weir/capture"
+	"github.com/goweir/weir/clientip"
+	"github.com/goweir/weir/examples/gateway/internal/config"
+	"github.com/goweir/weir/limiter"
+	"github.com/goweir/weir/proxy"
+)
+
+// newGateway builds the chain:
+//
+//	clientip -> match -> capture -> noteCut -> refuseOdd -> mux -> limiter -> proxy
+//
+// Matching comes before capture, so that the record of every request has its
+// route, and capture before the limits, so that refusals and requests for which
+// there is no route are recorded too.
+func newGateway(c *config.Config, demo string, sink capture.Sink, lost func(error), log *slog.Logger) (http.Handler, error) {
+	trust := make([]netip.Prefix, len(c.Trust))
+	for i, p := range c.Trust {
+		trust[i] = p.Prefix
+	}
+	resolver, err := clientip.New(trust, nil)
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	bodiless := map[string]bool{} // by pattern
+	store := limiter.NewMemory(nil)
+	for i, r := range c.Routes {
+		h, err := newRoute(r, c.Timeouts, demo, store, resolver, log)
+		if err != nil {
+			return nil, fmt.Errorf("routes[%d]: %w", i, err)
+		}
+		mux.Handle(r.Path.Text, h)
+		bodiless[r.Path.Text] = !r.Capture
+	}
+	record := capture.Middleware(sink, captureOptions(c.Audit, bodiless, lost))
+	return resolver.Middleware(match(mux, record(noteCut(refuseOdd(mux))))), nil
+}
+
+// newRoute returns what answers the requests of one route.
+func newRoute(r config.Route, t config.Timeouts, demo string, store limiter.Limiter, resolver *clientip.Resolver, log *slog.Logger) (http.Handler, error) {
+	upstreams := make([]proxy.Upstream, len(r.Upstreams))
+	for i, u := range r.Upstreams {
+		upstreams[i].URL = string(u)
+		if u == config.Demo {
+			upstreams[i].URL = demo
+		}
+	}
+	p, err := proxy.New(proxy.Config{
+		Upstreams:   upstreams,
+		StripPrefix: r.StripPrefix.Text,
+		Trust:       resolver,
+		ErrorLog:    log,
+		Timeouts: proxy.Timeouts{
+			Dial:           time.Duration(t.Upstream.Dial),
+			ResponseHeader: time.Duration(t.Upstream.Header),
+			UpstreamIdle:   time.Duration(t.Upstream.Idle),
+			ClientIdle:     time.Duration(t.Stall),
+		},
+	})
+	if err != nil || len(r.Limits) == 0 {
+		return p, err
+	}
+	rules := make(limiter.Rules, len(r.Limits))
+	for i, l := range r.Limits {
+		rules[i] = limiter.Rule{Policy: l.Policy(), Key: l.Key.Func()}
+	}
+	if err := rules.Validate(); err != nil {
+		return nil, err
+	}
+	note := func(r *http.Request, d limiter.Decision) {
+		if !d.Allowed {
+			capture.From(r.Context()).Refused(refuser(rules, d))
+		}
+	}
+	return limiter.Middleware(store, rules, &limiter.Options{OnDecision: note})(p), nil
+}
+
+// refuser names what refused a request, for its record.
+func refuser(rules limiter.Rules, d limiter.Decision) string {
+	if d.Rule < 0 {
+		return "limiter failed"
+	}
+	return rules[d.Rule].Policy.Name
+}
+
+// captureOptions says how much of bodies is recorded, and of which routes none.
+func captureOptions(a config.Audit, bodiless map[string]bool, lost func(error)) *capture.Options {
+	limit := cmp.Or(int(a.MaxBody), -1) // the file says 0 for what Options calls -1
+	return &capture.Options{
+		RequestCap:  limit,
+		ResponseCap: limit,
+		Budget:      capture.NewBudget(int64(a.Budget)),
+		OnError:     lost,
+		RequestBody: func(r *http.Request, skip capture.SkipReason) capture.SkipReason {
+			if skip == "" && bodiless[r.Pattern] {
+				return capture.SkipSampledOut
+			}
+			return skip
+		},
+		ResponseBody: func(r *http.Request, _ int, _ http.Header, skip capture.SkipReason) capture.SkipReason {
+			if skip == "" && bodiless[r.Pattern] {
+				return capture.SkipSampledOut
+			}
+			return skip
+		},
+	}
+}
+
+// noteCut marks the records of exchanges that the end of the gateway cut short:
+// they look as if their clients had left.
+func noteCut(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			if context.Cause(r.Context()) == errShutdown {
+				capture.From(r.Context()).Set("cut_by", "shutdown")
+			}
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// match tells everything behind it which route a request takes.
+func match(mux *http.ServeMux, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !odd(r) {
+			_, r.Pattern = mux.Handler(r)
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// odd reports whether the target of r is something else than a path, such as
+// "*" or "http:opaque". ServeMux sees an empty path then and redirects to "/".
+func odd(r *http.Request) bool {
+	return r.URL.Opaque != "" || r.URL.Path != "" && r.URL.Path[0] != '/'
+}
+
+func refuseOdd(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if odd(r) {
+			w.Header().Set("Connection", "close")
+			http.Error(w, "The request target must be a path.", http.StatusBadRequest)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}

@@ -1,0 +1,283 @@
+package config_test
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/goweir/weir/examples/gateway/internal/config"
+)
+
+const whole = `# everything at once
+listen: 127.0.0.1:0
+trust: [10.0.0.0/8, "::1", 192.0.2.7]
+audit: {file: audit.jsonl, max_body: 16KiB, budget: 1GiB}
+timeouts:
+  read_header: 2s
+  idle: 1m30s
+  shutdown: 500ms
+  upstream: {dial: 1s, header: 10s, idle: 20s}
+routes:
+  - path: "GET example.com/api/"
+    upstreams: ["http://127.0.0.1:9001", "https://[::1]/base"]
+    strip_prefix: /api
+    limits:
+      - {name: everyone, key: global, rate: 1000/s}
+      - {name: client, key: "header:X-Api-Key", rate: 10/500ms, burst: 20}
+    capture: false
+  - path: /
+    upstreams: [demo]
+    limits: &same
+      - {name: everyone, key: global, rate: 1000/s}
+  - path: /other/
+    upstreams: [demo]
+    limits: *same
+`
+
+func parse(t *testing.T, text string) *config.Config {
+	t.Helper()
+	c, err := config.Parse("gateway.yaml", []byte(text))
+	if err != nil {
+		t.Fatalf("Parse(%s): %v", text, err)
+	}
+	return c
+}
+
+func TestParse(t *testing.T) {
+	c := parse(t, whole)
+	if got, want := string(c.Listen), "127.0.0.1:0"; got != want {
+		t.Errorf("listen is %q, want %q", got, want)
+	}
+	for i, want := range []string{"10.0.0.0/8", "::1/128", "192.0.2.7/32"} {
+		if got := c.Trust[i].Prefix; got != netip.MustParsePrefix(want) {
+			t.Errorf("trust[%d] is %v, want %v", i, got, want)
+		}
+	}
+	if got, want := c.Audit, (config.Audit{File: "audit.jsonl", MaxBody: 16 << 10, Budget: 1 << 30}); got != want {
+		t.Errorf("audit is %+v, want %+v", got, want)
+	}
+	if got, want := time.Duration(c.Timeouts.Idle), 90*time.Second; got != want {
+		t.Errorf("timeouts.idle is %v, want %v", got, want)
+	}
+	r := c.Routes[0]
+	if r.Path.Text != "GET example.com/api/" || r.StripPrefix.Text != "/api" || r.Capture || len(r.Upstreams) != 2 {
+		t.Errorf("routes[0] is %+v", r)
+	}
+	l := r.Limits[1]
+	if l.Name != "client" || l.Key != (config.Key{Kind: "header", Name: "X-Api-Key"}) ||
+		l.Rate != (config.Rate{Limit: 10, Window: 500 * time.Millisecond}) || l.Burst != 20 {
+		t.Errorf("routes[0].limits[1] is %+v", l)
+	}
+	if !c.Routes[1].Capture || c.Routes[1].Upstreams[0] != config.Demo {
+		t.Errorf("routes[1] is %+v, want capture by default and the demo", c.Routes[1])
+	}
+	if got := c.Routes[2].Limits; len(got) != 1 || got[0].Name != "everyone" {
+		t.Errorf("routes[2].limits is %+v, want what the alias stands for", got)
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	c := parse(t, "trust:\nroutes: [{path: /, upstreams: [demo]}]")
+	if got, want := string(c.Listen), "127.0.0.1:8080"; got != want {
+		t.Errorf("listen is %q, want %q", got, want)
+	}
+	if got, want := c.Audit, (config.Audit{File: "gateway-audit.jsonl", MaxBody: 64 << 10, Budget: 64 << 20}); got != want {
+		t.Errorf("audit is %+v, want %+v", got, want)
+	}
+	second := config.Duration(time.Second)
+	want := config.Timeouts{
+		ReadHeader: 5 * second, Idle: 60 * second, Stall: 60 * second, Shutdown: 15 * second,
+		Upstream: config.UpstreamTimeouts{Dial: 2 * second, Header: 30 * second, Idle: 60 * second},
+	}
+	if c.Timeouts != want {
+		t.Errorf("timeouts are %+v, want %+v", c.Timeouts, want)
+	}
+}
+
+// faulty is a table of files and the beginnings of the faults they have, all of
+// them, in order.
+var faulty = []struct {
+	name, text string
+	want       []string
+}{
+	{"empty", "", []string{"1:1: is empty"}},
+	{"only a comment", "# nothing\n", []string{"1:1: is empty"}},
+	{"not YAML", "listen: [1, 2\nroutes: x", []string{"2:1: not YAML: "}},
+	{"tab", "\troutes: 1", []string{"1:7: not YAML: tab"}},
+	{"wrong indentation", "audit:\n  file: a\n budget: 1KiB\n", []string{"3:2: not YAML: "}},
+	{"null", "~", []string{"1:1: is empty"}},
+	{"a list", "- a\n- b", []string{"1:1: want fields (listen, trust, audit, timeouts, routes), got a list"}},
+	{"a text", "hello", []string{`1:1: want fields (listen, trust, audit, timeouts, routes), got the text "hello"`}},
+	{"two documents", "routes: [{path: /, upstreams: [demo]}]\n---\nroutes: []", []string{"3:1: a second document"}},
+	{"no routes", "listen: :8080", []string{`1:1: "routes" is missing`}},
+	{"empty routes", "listen: :8080\nroutes: []", []string{`1:1: "routes" is missing`}},
+	{"null routes", "routes:", []string{`1:1: "routes" is missing`}},
+	{"null by alias", "trust: &none\nroutes: *none", []string{`1:1: "routes" is missing`}},
+	{"unknown fields", "lisen: :1\nwhatever: 2\nroutes: [{path: /, upstreams: [demo], limit: []}]", []string{
+		`1:1: unknown field "lisen": did you mean listen?`,
+		`2:1: unknown field "whatever": want one of listen, trust, audit, timeouts, routes`,
+		`3:39: routes[0]: unknown field "limit": did you mean limits?`,
+	}},
+	{"duplicates", "listen: :1\nlisten: :2\naudit: {file: a, file: b}\nroutes: [{path: /, upstreams: [demo]}]", []string{
+		`2:1: "listen" is given twice, first at 1:1`,
+		`3:18: audit: "file" is given twice, first at 3:9`,
+	}},
+	{"bad scalars", `listen: 8080
+trust: [10.0.0.1/8, nobody, 300.1.1.1, "fe80::1%eth0", 0.0.0.0/0]
+audit: {file: "", max_body: 64, budget: 64KiBi}
+timeouts: {idle: 60, shutdown: 0s, read_header: -1s}
+routes:
+  - path: api
+    upstreams: ["127.0.0.1:9001", "ftp://x", "http://", "http://a/?q", "http://u:p@a"]
+    strip_prefix: api/
+    capture: yes
+`, []string{
+		`1:9: listen: "8080" is no address: want HOST:PORT`,
+		`2:9: trust[0]: "10.0.0.1/8" has bits beyond its length: want 10.0.0.0/8`,
+		`2:21: trust[1]: "nobody" is no range of addresses`,
+		`2:29: trust[2]: "300.1.1.1" is no range`,
+		`2:40: trust[3]: "fe80::1%eth0" is no range`,
+		`2:56: trust[4]: is 0.0.0.0/0, which trusts everyone`,
+		`3:15: audit.file: is empty`,
+		`3:29: audit.max_body: "64" is no size: want`,
+		`3:41: audit.budget: "64KiBi" is no size: want`,
+		`4:18: timeouts.idle: "60" is no duration: want`,
+		`4:32: timeouts.shutdown: "0s" is not above zero`,
+		`4:49: timeouts.read_header: "-1s" is not above zero`,
+		`6:11: routes[0].path: parsing "api": `,
+		`7:17: routes[0].upstreams[0]: `,
+		`7:35: routes[0].upstreams[1]: `,
+		`7:46: routes[0].upstreams[2]: `,
+		`7:57: routes[0].upstreams[3]: `,
+		`7:72: routes[0].upstreams[4]: `,
+		`8:19: routes[0].strip_prefix: "api/": does not begin with a slash; want whole segments, such as /api`,
+		`9:14: routes[0].capture: want true or false, got the text "yes"`,
+	}},
+	{"wrong types", `listen: [a]
+trust: 10.0.0.0/8
+audit: audit.jsonl
+timeouts: {upstream: 5s}
+routes:
+  - path: {a: b}
+    upstreams: [demo, [x], ]
+    limits:
+      - {name: 12, key: ip, rate: 1/s}
+      - x
+      -
+`, []string{
+		`1:9: listen: want one value, got a list`,
+		`2:8: trust: want a list, got the text "10.0.0.0/8"`,
+		`3:8: audit: want fields (file, max_body, budget), got the text "audit.jsonl"`,
+		`4:22: timeouts.upstream: want fields (dial, header, idle), got the text "5s"`,
+		`6:11: routes[0].path: want one value, got fields`,
+		`7:23: routes[0].upstreams[1]: want one value, got a list`,
+		`9:16: routes[0].limits[0].name: want a text, got the number 12; quote it if it is one`,
+		`10:9: routes[0].limits[1]: want fields (name, key, rate, burst), got the text "x"`,
+		`11:9: routes[0].limits[2]: is empty`,
+	}},
+	{"bad limits", `routes:
+  - path: /
+    upstreams: [demo]
+    limits:
+      - {name: a, key: everyone, rate: 10}
+      - {name: b, key: header, rate: 10/x}
+      - {name: c, key: "header:a b", rate: -1/s, burst: -5}
+      - {key: "ip:x", rate: /s, burst: 1.5}
+      - {name: d, rat: 1/s, ky: ip}
+`, []string{
+		`5:24: routes[0].limits[0].key: "everyone" is no key: want global, ip, route, path, header:NAME or cookie:NAME`,
+		`5:40: routes[0].limits[0].rate: "10": no "/"; want a form such as "10/s"`,
+		`6:24: routes[0].limits[1].key: "header" is no key`,
+		`6:38: routes[0].limits[1].rate: "10/x": the unit is none of`,
+		`7:24: routes[0].limits[2].key: "header:a b" is no key`,
+		`7:44: routes[0].limits[2].rate: "-1/s": the limit is not`,
+		`7:57: routes[0].limits[2].burst: "-5" is no count: want a whole number from 1`,
+		`8:9: routes[0].limits[3]: "name" is missing`,
+		`8:15: routes[0].limits[3].key: "ip:x" is no key`,
+		`8:29: routes[0].limits[3].rate: "/s": the limit is not`,
+		`8:40: routes[0].limits[3].burst: "1.5" is no count`,
+		`9:9: routes[0].limits[4]: "key" is missing`,
+		`9:9: routes[0].limits[4]: "rate" is missing`,
+		`9:19: routes[0].limits[4]: unknown field "rat": did you mean rate?`,
+		`9:29: routes[0].limits[4]: unknown field "ky": did you mean key?`,
+	}},
+	{"one name, two policies", `routes:
+  - path: /a
+    upstreams: [demo]
+    limits: [{name: client, key: ip, rate: 10/s}]
+  - path: /b
+    upstreams: [demo]
+    limits:
+      - {name: client, key: ip, rate: 20/s}
+      - {name: twice, key: ip, rate: 1/s}
+      - {name: twice, key: ip, rate: 1/s}
+`, []string{
+		`8:9: routes[1].limits[0]: limit "client" says something else at 4:14`,
+		`10:9: routes[1].limits[2]: limit "twice" is listed twice`,
+	}},
+	{"pattern that wants quotes", "routes: [{path: /a/{x}, upstreams: [demo]}]", []string{"1:20: not YAML: "}},
+	{"conflicting patterns", `routes:
+  - {path: "/a/{x}/b", upstreams: [demo]}
+  - {path: "/a/", upstreams: [demo]}
+  - {path: "/a/{y}/b", upstreams: [demo]}
+  - {path: "/{x}/c/b", upstreams: [demo]}
+  - {path: "/{x", upstreams: [demo]}
+`, []string{
+		`4:12: routes[2].path: "/a/{y}/b" conflicts with "/a/{x}/b" at 2:12: `,
+		`5:12: routes[3].path: "/{x}/c/b" conflicts with "/a/{x}/b" at 2:12: `,
+		`6:12: routes[4].path: parsing "/{x": `,
+	}},
+	{"prefix of another path", "routes: [{path: /apis/, strip_prefix: /api, upstreams: [demo]}]", []string{
+		`1:39: routes[0].strip_prefix: "/api" is not where the path "/apis/" begins`,
+	}},
+	{"unknown anchor", "routes: *none", []string{"1:9: routes: no anchor &none in this file"}},
+	{"anchor given twice", "trust: [&a 10.0.0.1, &a 10.0.0.2]\nroutes: [{path: /, upstreams: [demo]}]", []string{"1:22: anchor &a is given twice, first at 1:9"}},
+	{"alias of itself", "routes: &r *r", []string{"1:12: not YAML: "}},
+	{"list in itself", "routes: &r [*r]", []string{"1:12: routes[0]: want fields"}},
+	{"merge key", "routes: [{<<: x, path: /, upstreams: [demo]}]", []string{"1:11: routes[0]: merge keys"}},
+	{"tag", "listen: !!str :8080\nroutes: [{path: /, upstreams: [demo]}]", []string{"1:9: listen: tags (!!str) are not read here"}},
+	{"byte order mark and CRLF", "\ufefflisten: 1\r\nroutes: x\r\n", []string{"1:9: listen: ", "2:9: routes: want a list"}},
+	{"brackets", strings.Repeat("[", 10_000), []string{"1:33: nested more than 32 deep"}},
+	{"dashes", strings.Repeat("- ", 10_000), []string{"1:65: nested more than 32 deep"}},
+	{"too many keys", strings.Repeat("a: 1\n", 50_000), []string{"26667:4: more than 80000 words and signs"}},
+	{"too large", strings.Repeat("#", config.MaxBytes+1), []string{"1:1: more than 262144 bytes"}},
+	{"escape sequences", "listen: \"\\e[31m\"\nroutes: x", []string{`1:9: listen: "\x1b[31m" is no address`, "2:9: "}},
+}
+
+func TestFaults(t *testing.T) {
+	for _, tt := range faulty {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := config.Parse("gateway.yaml", []byte(tt.text))
+			if err == nil {
+				t.Fatal("no fault")
+			}
+			got := strings.Split(err.Error(), "\n")
+			for i := range max(len(got), len(tt.want)) {
+				switch {
+				case i >= len(tt.want):
+					t.Errorf("unexpected %s", got[i])
+				case i >= len(got):
+					t.Errorf("missing %s", tt.want[i])
+				case !strings.HasPrefix(got[i], "gateway.yaml:"+tt.want[i]):
+					t.Errorf("got  %s\nwant gateway.yaml:%s", got[i], tt.want[i])
+				}
+			}
+		})
+	}
+}
+
+// A file that stays below MaxBytes may use aliases to ask for as many values as
+// the square of its size.
+func TestAliasBomb(t *testing.T) {
+	text := "trust: [10.0.0.1]\nroutes:\n  - &r {path: /, upstreams: [" + strings.Repeat("demo,", 10_000) + "]}\n" +
+		strings.Repeat("  - *r\n", 10_000)
+	start := time.Now()
+	_, err := config.Parse("gateway.yaml", []byte(text))
+	if err == nil || !strings.Contains(err.Error(), "are aliases multiplied?") {
+		t.Errorf("got %.200v, want a fault about aliases", err)
+	}
+	if took := time.Since(start); took > 10*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}

@@ -1,0 +1,131 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/goweir/weir/clientip"
+	"github.com/goweir/weir/proxy"
+)
+
+// An Address is where to listen, as [net.Listen] takes it.
+type Address string
+
+func (a *Address) UnmarshalText(text []byte) error {
+	_, port, err := net.SplitHostPort(string(text))
+	if _, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil {
+		return fmt.Errorf("%.60q is no address: want HOST:PORT with a port from 0 to 65535, such as 127.0.0.1:8080", text)
+	}
+	*a = Address(text)
+	return nil
+}
+
+// verdict returns what a room says of a value, on one line and without the name
+// that the value has there. Rooms judge what is theirs, so that the file and the
+// code cannot disagree on what is allowed.
+func verdict(err error, name string) error {
+	if err == nil {
+		return nil
+	}
+	return errors.New(strings.ReplaceAll(strings.TrimPrefix(err.Error(), name), "\n", "; "))
+}
+
+// A Prefix is a range of addresses; a single address is a range of one.
+type Prefix struct{ netip.Prefix }
+
+func (p *Prefix) UnmarshalText(text []byte) (err error) {
+	s := string(text)
+	if addr, aerr := netip.ParseAddr(s); aerr == nil && addr.Zone() == "" {
+		p.Prefix = netip.PrefixFrom(addr, addr.BitLen())
+		return nil
+	}
+	if p.Prefix, err = netip.ParsePrefix(s); err != nil {
+		return fmt.Errorf("%.60q is no range of addresses: want 10.0.0.0/8, fd00::/8 or one address", s)
+	}
+	if p.Prefix != p.Masked() {
+		return fmt.Errorf("%.60q has bits beyond its length: want %v", s, p.Masked())
+	}
+	_, err = clientip.New([]netip.Prefix{p.Prefix}, nil)
+	return verdict(err, "clientip: trust[0] ")
+}
+
+// A Size is a number of bytes.
+type Size int64
+
+var sizeUnits = []struct {
+	name  string
+	bytes int64
+}{ // GiB before B: the longer suffix is looked for first
+	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30},
+	{"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"B", 1},
+}
+
+func (s *Size) UnmarshalText(text []byte) error {
+	number, unit := string(text), int64(0)
+	for _, u := range sizeUnits {
+		if n, ok := strings.CutSuffix(number, u.name); ok {
+			number, unit = strings.TrimRight(n, " "), u.bytes
+			break
+		}
+	}
+	n, err := strconv.ParseInt(number, 10, 64)
+	switch {
+	case err != nil || n < 0 || unit == 0 && n != 0:
+		return fmt.Errorf("%.60q is no size: want a whole number and B, KiB, MiB, GiB, kB, MB or GB, such as 64KiB", text)
+	case n > math.MaxInt64/max(unit, 1):
+		return fmt.Errorf("%.60q is larger than this program can count", text)
+	}
+	*s = Size(n * unit)
+	return nil
+}
+
+// A Duration is a span of time above zero: no phase goes without a bound.
+type Duration time.Duration
+
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf("%.60q is no duration: want a number and ms, s, m or h, such as 500ms or 1m30s", text)
+	}
+	if v <= 0 {
+		return fmt.Errorf("%.60q is not above zero", text)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// A Count is a whole number above zero.
+type Count int
+
+func (c *Count) UnmarshalText(text []byte) error {
+	n, err := strconv.ParseInt(string(text), 10, 32)
+	if err != nil || n < 1 {
+		return fmt.Errorf("%.60q is no count: want a whole number from 1 to %d", text, math.MaxInt32)
+	}
+	*c = Count(n)
+	return nil
+}
+
+// An Upstream is the URL of a server to forward to.
+type Upstream string
+
+// Demo stands for the upstream inside this program.
+const Demo Upstream = "demo"
+
+func (u *Upstream) UnmarshalText(text []byte) error {
+	*u = Upstream(text)
+	if *u == Demo {
+		return nil
+	}
+	_, err := proxy.New(proxy.Config{Upstreams: []proxy.Upstream{{URL: string(text)}}})
+	if err != nil {
+		return fmt.Errorf("%w; want http://HOST:PORT, https://HOST or %s", verdict(err, "proxy: Upstreams[0].URL: "), Demo)
+	}
+	return nil
+}

@@ -1,0 +1,85 @@
+// Gateway is a complete API gateway made of weir's rooms: it finds out who is
+// calling, records what passes, limits how much may pass, and sends it on.
+//
+// With no flag it brings an upstream of its own to try it against:
+//
+//	go run ./examples/gateway
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/goweir/weir/examples/gateway/internal/config"
+)
+
+// What run returns, and the process with it.
+const (
+	exitOK     = 0
+	exitFailed = 1 // something outside is not as it must be: a port, a file
+	exitUsage  = 2 // flags or configuration: nothing was started
+)
+
+func main() {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	os.Exit(run(signals, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is the program. The first signal ends it gently, the second at once.
+func run(signals <-chan os.Signal, args []string, stdout, stderr io.Writer) int {
+	c, demo, err := load(args, stderr)
+	if err == nil {
+		err = serve(c, demo, signals, stdout, stderr)
+	}
+	if err == nil || errors.Is(err, flag.ErrHelp) {
+		return exitOK
+	}
+	if faults, ok := errors.AsType[usageError](err); ok {
+		fmt.Fprintf(stderr, "weir gateway: nothing was started\n%v\n", faults)
+		return exitUsage
+	}
+	fmt.Fprintf(stderr, "weir gateway: %v\n", err)
+	return exitFailed
+}
+
+// serve runs the gateway until a signal ends it.
+func serve(c *config.Config, withTour bool, signals <-chan os.Signal, stdout, stderr io.Writer) (err error) {
+	log := slog.New(slog.NewTextHandler(stderr, nil))
+	ln, err := net.Listen("tcp", string(c.Listen))
+	if err != nil {
+		return err
+	}
+	defer ln.Close()
+	demo, err := startDemo(c.Routes, log)
+	if err != nil {
+		return err
+	}
+	defer demo.Close()
+	audit, err := openAudit(c.Audit.File, stdout, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, audit.close()) }()
+	gateway, err := newGateway(c, demo.URL, audit.queue, audit.failed, log)
+	if err != nil {
+		return usageError{err}
+	}
+	if c.Audit.File == "-" {
+		stdout = stderr // leave stdout to the records
+	}
+	base := "http://" + ln.Addr().String()
+	fmt.Fprintf(stdout, "weir gateway listening on %s\n", base)
+	describe(stdout, c)
+	if withTour {
+		tour(stdout, base, c.Audit.File)
+	}
+	return newServer(gateway, c.Timeouts, log).serve(ln, signals)
+}

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/goweir/weir/examples/gateway/internal/config"
+)
+
+// maxHeaderBytes bounds a request's header; net/http allows 1 MiB, most of which
+// no honest client needs.
+const maxHeaderBytes = 32 << 10
+
+// A server serves one handler and ends in an orderly way.
+//
+// It sets no WriteTimeout and no ReadTimeout: they bound a whole exchange and so
+// cut downloads, uploads and event streams that are well. What bounds a body
+// that does not move is the proxy's ClientIdle, and lingering for the answers
+// that the proxy has no part in.
+type server struct {
+	http     *http.Server
+	shutdown time.Duration
+	log      *slog.Logger
+
+	cut      context.CancelCauseFunc // cancels every request
+	inFlight sync.RWMutex            // held for reading by every request
+}
+
+// errShutdown is why requests are cancelled that did not end in time.
+var errShutdown = errors.New("the gateway shuts down")
+
+func newServer(h http.Handler, t config.Timeouts, log *slog.Logger) *server {
+	ctx, cut := context.WithCancelCause(context.Background())
+	s := &server{shutdown: time.Duration(t.Shutdown), log: log, cut: cut}
+	s.http = &http.Server{
+		Handler:           s.counted(lingering(h, time.Duration(t.Stall))),
+		ReadHeaderTimeout: time.Duration(t.ReadHeader),
+		IdleTimeout:       time.Duration(t.Idle),
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+	}
+	return s
+}
+
+// counted lets drain wait for requests. http.Server.Shutdown knows nothing of
+// upgraded connections, and Close does not wait for handlers, but the audit
+// must have the records of both. A request that begins after that waits for the
+// end of the process.
+func (s *server) counted(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.inFlight.RLock()
+		defer s.inFlight.RUnlock()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// lingering bounds what happens when the handler has returned. Before it sends
+// a short answer net/http reads what is left of the request's body, without a
+// deadline: the client of a refused upload could hold the connection for ever
+// by sending nothing. The answer is written after that, so it has longer.
+func lingering(next http.Handler, limit time.Duration) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(w, r)
+		rc := http.NewResponseController(w)
+		if r.Body != http.NoBody {
+			rc.SetReadDeadline(time.Now().Add(limit))
+		}
+		rc.SetWriteDeadline(time.Now().Add(2 * limit))
+	})
+}
+
+// serve returns when the first signal came and every request has ended. After
+// the shutdown timeout, or a second signal, it cuts those that have not.
+func (s *server) serve(ln net.Listener, signals <-chan os.Signal) error {
+	failed := make(chan error, 1)
+	go func() { failed <- s.http.Serve(ln) }()
+	select {
+	case err := <-failed:
+		return err
+	case sig := <-signals:
+		s.log.Info("no new connections: waiting for requests in flight", "signal", sig.String(), "at_most", s.shutdown)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), s.shutdown)
+	defer cancel()
+	go func() {
+		select {
+		case <-signals:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	s.drain(ctx)
+	return nil
+}
+
+// drain returns when no handler runs any more. When ctx ends it cancels the
+// requests that do and closes their connections.
+func (s *server) drain(ctx context.Context) {
+	idle := make(chan struct{})
+	err := s.http.Shutdown(ctx)
+	go func() {
+		s.inFlight.Lock()
+		close(idle)
+	}()
+	if err == nil {
+		select {
+		case <-idle:
+			return
+		case <-ctx.Done():
+		}
+	}
+	s.log.Warn("cutting requests that are still in flight")
+	s.cut(errShutdown)
+	s.http.Close()
+	select {
+	case <-idle:
+	case <-time.After(5 * time.Second):
+		s.log.Error("requests do not end although they were cut")
+	}
+}

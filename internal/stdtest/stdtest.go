@@ -1,0 +1,235 @@
+// Package stdtest runs Go's own net/http tests with every handler wrapped by
+// our middleware: a proof of transparency written by somebody else.
+//
+// Nothing of those tests is kept here. They are read from GOROOT when the test
+// runs, edited so that each handler passes through a function named Wrap, and
+// given to "go test -overlay" together with copies of our packages.
+package stdtest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// skipped are the tests that are run neither with a wrapper nor without: they
+// run net/http's tests again, or vet, as a child process that the overlay does
+// not reach, and would take as long as all others together to say nothing.
+const skipped = "^TestOmitHTTP2"
+
+// reruns is how often a test that passes without the wrapper and not with it is
+// tried again, alone, before it counts as lost.
+const reruns = 3
+
+// A Variant is a way to wrap handlers.
+type Variant struct {
+	Name string
+
+	// Source is a Go file of a package with
+	//
+	//	func Wrap(http.Handler) http.Handler
+	//
+	// It and what it imports must be pure Go, and must not embed files.
+	Source string
+
+	// Run selects tests as the flag of that name does; empty means all.
+	Run string
+}
+
+// NetHTTP fails t for every net/http test that passes with untouched handlers
+// and not with handlers wrapped by a variant; a test that was skipped or did
+// not run has not passed.
+//
+// A run takes about 20 seconds, so it is skipped by -short. CI runs the tests
+// once without -short for the sake of this.
+func NetHTTP(t *testing.T, variants ...Variant) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("net/http's own tests take about 20 s for each variant; not run with -short")
+	}
+	for _, v := range variants {
+		t.Run(v.Name, func(t *testing.T) {
+			report, err := Compare(t, v)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Log(report)
+			if len(report.Lost) > 0 {
+				t.Errorf("%d of Go's tests pass without the wrapper and not with it:\n%s", len(report.Lost), strings.Join(report.Lost, "\n"))
+				t.Log(report.Output)
+			}
+		})
+	}
+}
+
+// A Report is the outcome of one Variant. Tests are counted with their
+// subtests.
+type Report struct {
+	Baseline int      // passed without the wrapper
+	Passed   int      // of those, passed with it at the first attempt
+	Lost     []string // passed without the wrapper and not with it
+	Flaky    []string // like Lost at first, but not when tried again: see Compare
+	Output   string   // what lost tests printed, or the end of it all
+	Elapsed  time.Duration
+}
+
+func (r Report) String() string {
+	s := fmt.Sprintf("net/http: %d tests pass as they are, %d of them with the wrapper (%v)", r.Baseline, r.Passed, r.Elapsed.Round(time.Second/10))
+	if len(r.Flaky) > 0 {
+		s += fmt.Sprintf("; tried again:\n%s", strings.Join(r.Flaky, "\n"))
+	}
+	return s
+}
+
+// Compare runs net/http's tests without and with a variant.
+//
+// Tests that pass only without it are run again, three times, alone. Those that
+// then always pass suffered from load, and those that now fail without the
+// wrapper too are flaky by themselves; both are in Flaky with the counts. All
+// others are Lost.
+func Compare(t testing.TB, v Variant) (Report, error) {
+	goroot, err := goEnv(t, "GOROOT")
+	if err != nil {
+		return Report{}, err
+	}
+	file, err := overlay(t, goroot, v.Source)
+	if err != nil {
+		return Report{}, err
+	}
+	with := "-overlay=" + file
+
+	// Without -count the go command remembers a baseline in which everything
+	// passed, also for the other packages that ask for it.
+	base, err := goTest(t, "-run="+v.Run)
+	if err != nil {
+		return Report{}, err
+	}
+	start := time.Now()
+	got, err := goTest(t, "-run="+v.Run, with, "-count=1")
+	if err != nil {
+		return Report{}, err
+	}
+	r := Report{Baseline: len(base.passed), Elapsed: time.Since(start)}
+	if r.Baseline == 0 {
+		return r, fmt.Errorf("none of net/http's tests passed without the wrapper:\n%s", base.tail())
+	}
+	var lost []string
+	for name := range base.passed {
+		if got.passed[name] == 0 {
+			lost = append(lost, name)
+		}
+	}
+	slices.Sort(lost)
+	r.Passed = r.Baseline - len(lost)
+	if len(lost) == 0 {
+		if !got.ok && len(got.failed) == 0 {
+			return r, fmt.Errorf("all tests passed, yet the run failed:\n%s", got.tail())
+		}
+		return r, nil
+	}
+
+	tops := map[string]bool{}
+	for _, name := range lost {
+		top, _, _ := strings.Cut(name, "/")
+		tops[regexp.QuoteMeta(top)] = true
+	}
+	if len(tops) > 20 {
+		// That many are not flaky; a panic or a hang took the rest along.
+		r.Lost, r.Output = lost, got.tail()
+		return r, nil
+	}
+	again := []string{
+		"-run=^(" + strings.Join(slices.Sorted(maps.Keys(tops)), "|") + ")$",
+		fmt.Sprintf("-count=%d", reruns),
+	}
+	gotAgain, err := goTest(t, append(again, with)...)
+	if err != nil {
+		return r, err
+	}
+	baseAgain, err := goTest(t, again...)
+	if err != nil {
+		return r, err
+	}
+	var output strings.Builder
+	for _, name := range lost {
+		if gotAgain.passed[name] == reruns || baseAgain.passed[name] < reruns {
+			r.Flaky = append(r.Flaky, fmt.Sprintf("%s (again: %d of %d with the wrapper, %d of %d without)",
+				name, gotAgain.passed[name], reruns, baseAgain.passed[name], reruns))
+			continue
+		}
+		r.Lost = append(r.Lost, name)
+		output.WriteString(got.output[name])
+	}
+	r.Output = output.String()
+	return r, nil
+}
+
+func goEnv(t testing.TB, name string) (string, error) {
+	out, err := exec.CommandContext(t.Context(), "go", "env", name).Output()
+	return strings.TrimSpace(string(out)), err
+}
+
+// results are those of one or more runs of net/http's tests.
+type results struct {
+	ok             bool
+	passed, failed map[string]int
+	output         map[string]string // by test; "" has what belongs to none
+	lines          []string
+}
+
+// tail returns the end of what was printed.
+func (r results) tail() string {
+	return strings.Join(r.lines[max(0, len(r.lines)-60):], "")
+}
+
+// goTest runs net/http's tests. That some fail is not an error.
+func goTest(t testing.TB, flags ...string) (results, error) {
+	// Vet is off because it looks for the folders of an overlay on disk.
+	args := append([]string{"test", "-json", "-vet=off", "-timeout=5m", "-skip=" + skipped}, flags...)
+	cmd := exec.CommandContext(t.Context(), "go", append(args, "net/http")...)
+	cmd.Dir = t.TempDir()
+	cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=")
+	// The go command passes an interrupt on to the test it runs.
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 10 * time.Second
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	if _, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {
+		return results{}, err
+	}
+	r := results{ok: err == nil, passed: map[string]int{}, failed: map[string]int{}, output: map[string]string{}}
+	for d := json.NewDecoder(&stdout); ; {
+		var e struct{ Action, Test, Output string }
+		if err := d.Decode(&e); err == io.EOF {
+			break
+		} else if err != nil {
+			return r, fmt.Errorf("go %s: %w", strings.Join(args, " "), err)
+		}
+		switch {
+		case e.Action == "output" || e.Action == "build-output":
+			r.output[e.Test] += e.Output
+			r.lines = append(r.lines, e.Output)
+		case e.Action == "pass" && e.Test != "":
+			r.passed[e.Test]++
+		case e.Action == "fail" && e.Test != "":
+			r.failed[e.Test]++
+		case e.Action == "build-fail":
+			return r, fmt.Errorf("go %s: build failed:\n%s%s", strings.Join(args, " "), r.tail(), &stderr)
+		}
+	}
+	if len(r.passed)+len(r.failed) == 0 {
+		return r, fmt.Errorf("go %s: no test ran:\n%s%s", strings.Join(args, " "), r.tail(), &stderr)
+	}
+	return r, nil
+}

@@ -1,0 +1,205 @@
+package proxy
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/goweir/weir/clientip"
+)
+
+// Config says where a [Proxy] sends requests and what it allows on the way.
+// Only Upstreams is required. New copies what it needs, so a Config may be
+// changed and used again.
+type Config struct {
+	_ [0]func() // keyed literals only: fields will be added
+
+	// Upstreams are the servers to choose from, in turn. At least one.
+	Upstreams []Upstream
+
+	// StripPrefix is removed from the path before it is joined to the
+	// upstream's. It matches whole segments: /api is removed from /api and
+	// /api/x, while /apix is answered with 404. It is written escaped, as in a
+	// URL, begins with a slash and has no empty and no dot segments; one slash
+	// at the end means nothing. Segments are compared decoded, so /%61pi/x
+	// matches as well, but a slash sent as %2F is never a separator. What
+	// remains is sent as the client escaped it. Empty: nothing is removed.
+	StripPrefix string
+
+	// PreserveHost sends the client's Host to the upstream. False sends the
+	// host of the upstream's URL, which is what name-based upstreams need; the
+	// client's is in X-Forwarded-Host either way.
+	PreserveHost bool
+
+	// Trust decides whether the peer is a proxy whose X-Forwarded-Host,
+	// X-Forwarded-Proto and similar fields are passed on, and finds the client
+	// behind it for X-Forwarded-For. Most callers should pass the Resolver whose
+	// Middleware stands in front. Nil trusts nobody: such fields are dropped,
+	// and the client is the one [clientip.From] names.
+	Trust *clientip.Resolver
+
+	// TLS configures connections to https upstreams: certificate authorities,
+	// client certificates. It is cloned. Nil is the default of crypto/tls.
+	TLS *tls.Config
+
+	// Timeouts bound how long each phase may take without progress. The zero
+	// value is right for most.
+	Timeouts Timeouts
+
+	// MaxIdleConns is how many idle HTTP/1 connections are kept to each
+	// upstream. 0 means 64; negative is a fault. The 2 of http.Transport make
+	// a busy proxy open a connection for nearly every request.
+	MaxIdleConns int
+
+	// MaxResponseHeaderBytes bounds the header of an upstream's answer, and of
+	// each informational response before it; a larger one is answered with
+	// 502. 0 means 65,536; negative is a fault.
+	MaxResponseHeaderBytes int64
+
+	// MaxInformational is how many informational (1xx) responses an upstream
+	// may send before its answer; one more is answered with 502. 0 means 8;
+	// negative is a fault.
+	MaxInformational int
+
+	// WrapTransport is called once, by New, with the transport that New built,
+	// and returns the one to use: to trace each attempt, to add credentials.
+	// What it returns must be safe for concurrent use, must not buffer bodies,
+	// and must return the body of a 101 response unwrapped or with its Write
+	// method. A nil result is a fault. Nil: the transport is used as built.
+	WrapTransport func(http.RoundTripper) http.RoundTripper
+
+	// ErrorLog gets what clients are not told: why an answer was 502, where a
+	// body broke off. Faults of the upstream are logged at level Error, those
+	// of the client at Debug. Nil means [slog.Default] as it is at that time; a
+	// logger over [slog.DiscardHandler] silences it.
+	ErrorLog *slog.Logger
+}
+
+// An Upstream is a server that requests are sent to.
+type Upstream struct {
+	_ [0]func() // keyed literals only: fields will be added
+
+	// URL is where the server is: http or https, a host, a port unless it is
+	// the scheme's, and a base path under which all requests are sent. User
+	// information, a query, a fragment and dot segments are faults.
+	URL string
+}
+
+// Timeouts bound the phases of an exchange. Each is for one step, not for the
+// whole: an exchange that moves may last for ever. For every field, 0 means the
+// default stated there and a negative value means none.
+type Timeouts struct {
+	_ [0]func() // keyed literals only: fields will be added
+
+	// Dial bounds looking up the name and connecting. Default 2 s; the answer
+	// is 504.
+	Dial time.Duration
+
+	// TLSHandshake bounds the handshake with an https upstream. Default 5 s;
+	// the answer is 504.
+	TLSHandshake time.Duration
+
+	// ResponseHeader bounds the wait for the header of the answer, from when
+	// the request was sent wholly. Default 30 s; the answer is 504.
+	ResponseHeader time.Duration
+
+	// ExpectContinue is how long the body of a request with "Expect:
+	// 100-continue" is held back for the upstream's consent. Default 1 s;
+	// negative sends it at once.
+	ExpectContinue time.Duration
+
+	// UpstreamIdle bounds how long the upstream may leave a body unmoved:
+	// sending no part of the answer's, or taking no part of the request's.
+	// Default 60 s. If no header was sent yet the answer is 504, else it is
+	// broken off so that the client sees an error. Streams that fall silent for
+	// longer need heartbeats, as event streams have anyway, or a larger value.
+	UpstreamIdle time.Duration
+
+	// ClientIdle is the same for the client: sending no part of the request's
+	// body (408), or not taking one write of the answer's, which is at most
+	// 32 KiB. Default 60 s. Where the ResponseWriter supports deadlines only.
+	//
+	// It takes the place of http.Server's WriteTimeout, which bounds the whole
+	// answer and so cannot be used with streams: the deadline is set anew when
+	// an answer ends.
+	ClientIdle time.Duration
+
+	// IdleConn is how long an unused connection to an upstream is kept.
+	// Default 90 s. It should be less than the upstream's own.
+	IdleConn time.Duration
+}
+
+// resolved returns t with defaults for zero and zero for none.
+func (t Timeouts) resolved() Timeouts {
+	for _, f := range []struct {
+		d         *time.Duration
+		byDefault time.Duration
+	}{
+		{&t.Dial, 2 * time.Second},
+		{&t.TLSHandshake, 5 * time.Second},
+		{&t.ResponseHeader, 30 * time.Second},
+		{&t.ExpectContinue, time.Second},
+		{&t.UpstreamIdle, 60 * time.Second},
+		{&t.ClientIdle, 60 * time.Second},
+		{&t.IdleConn, 90 * time.Second},
+	} {
+		if *f.d == 0 {
+			*f.d = f.byDefault
+		}
+		*f.d = max(*f.d, 0)
+	}
+	return t
+}
+
+// resolve checks cfg and fills in the defaults. All faults are returned.
+func (cfg *Config) resolve() (upstreams []*upstream, strip prefix, faults []error) {
+	fault := func(format string, args ...any) {
+		faults = append(faults, fmt.Errorf("proxy: "+format, args...))
+	}
+	if len(cfg.Upstreams) == 0 {
+		fault("Upstreams is empty: at least one is needed")
+	}
+	for i, u := range cfg.Upstreams {
+		up, err := parseUpstream(u)
+		if err != nil {
+			fault("Upstreams[%d].URL: %w", i, err)
+			continue
+		}
+		upstreams = append(upstreams, up)
+	}
+	strip, err := parsePrefix(cfg.StripPrefix)
+	if err != nil {
+		fault("StripPrefix %q: %w", cfg.StripPrefix, err)
+	}
+	if cfg.MaxIdleConns < 0 {
+		fault("MaxIdleConns is %d: 0 (meaning %d) and more are allowed", cfg.MaxIdleConns, defaultIdleConns)
+	}
+	if cfg.MaxResponseHeaderBytes < 0 {
+		fault("MaxResponseHeaderBytes is %d: 0 (meaning %d) and more are allowed", cfg.MaxResponseHeaderBytes, defaultHeaderBytes)
+	}
+	if cfg.MaxInformational < 0 {
+		fault("MaxInformational is %d: 0 (meaning %d) and more are allowed", cfg.MaxInformational, defaultInformational)
+	}
+	if cfg.MaxIdleConns == 0 {
+		cfg.MaxIdleConns = defaultIdleConns
+	}
+	if cfg.MaxResponseHeaderBytes == 0 {
+		cfg.MaxResponseHeaderBytes = defaultHeaderBytes
+	}
+	if cfg.MaxInformational == 0 {
+		cfg.MaxInformational = defaultInformational
+	}
+	cfg.Timeouts = cfg.Timeouts.resolved()
+	return upstreams, strip, faults
+}
+
+const (
+	defaultIdleConns     = 64
+	defaultHeaderBytes   = 64 << 10
+	defaultInformational = 8
+)
+
+var errNilTransport = errors.New("proxy: WrapTransport returned nil: a RoundTripper is needed")

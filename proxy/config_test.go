@@ -1,0 +1,94 @@
+package proxy_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/goweir/weir/proxy"
+)
+
+func TestNewReportsAllFaults(t *testing.T) {
+	_, err := proxy.New(proxy.Config{
+		Upstreams:              []proxy.Upstream{{URL: "ftp://h"}, {URL: "http://h/a?b"}, {URL: ":"}, {URL: "http://ok"}},
+		StripPrefix:            "api",
+		MaxIdleConns:           -1,
+		MaxResponseHeaderBytes: -1,
+		MaxInformational:       -1,
+		WrapTransport:          func(http.RoundTripper) http.RoundTripper { return nil },
+	})
+	if err == nil {
+		t.Fatal("no error")
+	}
+	lines := strings.Split(err.Error(), "\n")
+	for i, want := range []string{
+		"Upstreams[0].URL", "Upstreams[1].URL", "Upstreams[2].URL", "StripPrefix", "MaxIdleConns", "MaxResponseHeaderBytes",
+		"MaxInformational", "WrapTransport",
+	} {
+		if i >= len(lines) || !strings.HasPrefix(lines[i], "proxy: "+want) {
+			t.Fatalf("fault %d is not about %s:\n%v", i, want, err)
+		}
+	}
+	if len(lines) != 8 {
+		t.Errorf("%d faults, want 8:\n%v", len(lines), err)
+	}
+}
+
+func TestUpstreamFaults(t *testing.T) {
+	if _, err := proxy.New(proxy.Config{}); err == nil || err.Error() != "proxy: Upstreams is empty: at least one is needed" {
+		t.Errorf("no upstreams: %v", err)
+	}
+	for url, want := range map[string]string{
+		"http://h":                 "",
+		"https://h:8443/base/x":    "",
+		"HTTP://[::1]:80/":         "",
+		"http://h/a%2Fb":           "",
+		"":                         "scheme",
+		"h:80":                     "",
+		"//h":                      "scheme",
+		"/path":                    "scheme",
+		"unix:///tmp/s":            "scheme",
+		"http:opaque":              "host",
+		"http://":                  "host",
+		"http://:80":               "host",
+		"http://h:":                "port",
+		"http://h:0":               "port",
+		"http://h:65536":           "port",
+		"http://h:x":               "port",
+		"http://u@h":               "user information",
+		"http://h/?":               "query",
+		"http://h/?a=b":            "query",
+		"http://h/#":               "fragment",
+		"http://h/#f":              "fragment",
+		"http://h/a/../b":          "dot segment",
+		"http://h/%2e%2e":          "dot segment",
+		"http://h/%zz":             "not a URL",
+		"http://h\n/":              "not a URL",
+		"http://user:s3cret@h/?":   "query",
+		"http://user:s3cret@h:x/?": "not a URL",
+	} {
+		_, err := proxy.New(proxy.Config{Upstreams: []proxy.Upstream{{URL: url}}})
+		if url == "h:80" {
+			want = "scheme"
+		}
+		if want == "" != (err == nil) || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want something about %q", url, err, want)
+		}
+		if err != nil && strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%q: the error shows the password: %v", url, err)
+		}
+	}
+}
+
+func TestStripPrefixFaults(t *testing.T) {
+	for prefix, ok := range map[string]bool{
+		"": true, "/": true, "/a": true, "/a/b": true, "/a/": true, "/%61": true, "/é": true, "/a.b/...": true,
+		"a": false, "//": false, "//a": false, "/a//b": false, "/a//": false, "/a?b": false, "/a#b": false, "/%zz": false,
+		"/..": false, "/a/./b": false, "/%2e%2e": false, "/a/..;x": false,
+	} {
+		_, err := proxy.New(proxy.Config{Upstreams: []proxy.Upstream{{URL: "http://h"}}, StripPrefix: prefix})
+		if (err == nil) != ok {
+			t.Errorf("%q: %v, want ok %t", prefix, err, ok)
+		}
+	}
+}

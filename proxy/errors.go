@@ -1,0 +1,146 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+
+	"github.com/goweir/weir/internal/problem"
+)
+
+// statusClientClosed is recorded when the client left before the answer began.
+// It is not registered; nginx made it common. Nobody receives it, but what
+// stands outside the proxy sees how the request ended.
+const statusClientClosed = 499
+
+// details say to the client what its status means. What went wrong in
+// particular is for the log.
+var details = map[int]problem.Details{
+	http.StatusBadRequest: {
+		Detail: "The body of the request is malformed.",
+	},
+	http.StatusRequestTimeout: {
+		Detail: "The body of the request stopped arriving.",
+	},
+	http.StatusRequestEntityTooLarge: {
+		Detail: "The body of the request is larger than allowed.",
+	},
+	statusClientClosed: {
+		Title: "Client Closed Request",
+	},
+	http.StatusInternalServerError: {
+		Detail: "The connection cannot be upgraded here.",
+	},
+	http.StatusBadGateway: {
+		Detail: "The upstream server could not be reached or gave no valid answer.",
+	},
+	http.StatusGatewayTimeout: {
+		Detail: "The upstream server did not answer in time.",
+	},
+}
+
+// status maps what RoundTrip or ReverseProxy returned to the answer. The
+// client's own faults come first, because they are what made the upstream's
+// side fail.
+func (x *exchange) status(err error) int {
+	if failure := x.upload.err.Load(); failure != nil && !errors.Is(err, errUpstreamIdle) {
+		return uploadStatus(*failure)
+	}
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return http.StatusRequestEntityTooLarge
+	}
+	switch {
+	case errors.Is(err, errClientIdle):
+		return http.StatusRequestTimeout
+	case errors.Is(err, errUpstreamIdle):
+		return http.StatusGatewayTimeout
+	}
+	switch gone := x.in.Context().Err(); {
+	case errors.Is(gone, context.DeadlineExceeded):
+		// Set by middleware: the server cancels, it sets no deadline.
+		return http.StatusGatewayTimeout
+	case gone != nil:
+		return statusClientClosed
+	}
+	if x.tunnel != nil && x.tunnel.backend != nil {
+		return http.StatusInternalServerError // 101 was accepted, Hijack failed
+	}
+	if t, ok := errors.AsType[net.Error](err); ok && t.Timeout() {
+		return http.StatusGatewayTimeout
+	}
+	return http.StatusBadGateway
+}
+
+// uploadStatus maps what reading the request's body returned.
+func uploadStatus(err error) int {
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return http.StatusRequestEntityTooLarge
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return http.StatusRequestTimeout
+	}
+	_, network := errors.AsType[net.Error](err)
+	if network || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, context.Canceled) {
+		return statusClientClosed
+	}
+	return http.StatusBadRequest
+}
+
+// fail is ReverseProxy's ErrorHandler. No final header was sent yet, unless the
+// connection was hijacked.
+func (x *exchange) fail(w http.ResponseWriter, _ *http.Request, err error) {
+	if x.tunnel != nil && x.tunnel.writer.Hijacked() {
+		x.log(statusClientClosed, "proxy: tunnel ended", err)
+		return
+	}
+	status := x.status(err)
+	x.log(status, "proxy: request failed", err)
+	if status == http.StatusRequestTimeout && x.in.ProtoMajor == 1 {
+		w.Header().Set("Connection", "close") // RFC 9110 section 15.5.9
+	}
+	d := details[status]
+	d.Status = status
+	problem.Write(w, d)
+}
+
+// logCut logs why an answer was broken off.
+func (x *exchange) logCut() {
+	switch err := x.body.err; {
+	case x.idle == errClientIdle || x.in.Context().Err() != nil:
+		x.log(statusClientClosed, "proxy: client left an answer", errors.Join(x.idle, err))
+	case err != nil:
+		x.log(http.StatusBadGateway, "proxy: answer broken off", errors.Join(x.idle, err))
+	default:
+		x.log(statusClientClosed, "proxy: answer could not be written", nil)
+	}
+}
+
+// log leaves out the query, where secrets are.
+func (x *exchange) log(status int, msg string, err error) {
+	level := slog.LevelDebug
+	if status >= 500 {
+		level = slog.LevelError
+	}
+	logger := x.proxy.cfg.ErrorLog
+	if logger == nil {
+		logger = slog.Default()
+	}
+	ctx := x.in.Context()
+	if !logger.Enabled(ctx, level) {
+		return
+	}
+	attrs := []slog.Attr{
+		slog.String("method", x.in.Method),
+		slog.String("path", x.in.URL.Path),
+		slog.String("upstream", x.upstream.name),
+		slog.Int("status", status),
+	}
+	if err != nil {
+		attrs = append(attrs, slog.String("error", err.Error()))
+	}
+	logger.LogAttrs(ctx, level, msg, attrs...)
+}

@@ -1,0 +1,274 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"net/http/httputil"
+	"sync/atomic"
+	"time"
+)
+
+// An exchange is one request and its answer on the way through.
+//
+// It has a ReverseProxy of its own, so that hooks know their exchange without a
+// context value, and is the ReverseProxy's transport: what ReverseProxy leaves
+// open is closed between the two.
+type exchange struct {
+	proxy    *Proxy
+	upstream *upstream
+	path     string // escaped, below the upstream's base
+	in       *http.Request
+	w        http.ResponseWriter // as ReverseProxy sees it
+
+	reverse   httputil.ReverseProxy
+	cancel    context.CancelCauseFunc // nil before RoundTrip
+	trace     httptrace.ClientTrace
+	informer  informer
+	watch     watch
+	upload    upload
+	body      body
+	forwarded forwarded
+	tunnel    *tunnel // nil if the request asks for no upgrade
+	idle      error   // set by expire; to be read after watch.stop
+}
+
+var (
+	errUpstreamIdle = errors.New("upstream left a body unmoved for too long")
+	errClientIdle   = errors.New("client left a body unmoved for too long")
+)
+
+// lastFlush is how long a client may take to accept what is left to send when
+// the upstream has broken off.
+const lastFlush = time.Second
+
+// past is a deadline that every deadline-bound call has missed.
+var past = time.Unix(1, 0)
+
+func (x *exchange) serve(w http.ResponseWriter) {
+	x.w = w
+	if wantsUpgrade(x.in) {
+		x.tunnel = &tunnel{}
+		x.w = x.tunnel.writer.Wrap(w, x.tunnel)
+	}
+	x.watch.limits = [...]time.Duration{
+		upstreamSide: x.proxy.cfg.Timeouts.UpstreamIdle,
+		clientSide:   x.proxy.cfg.Timeouts.ClientIdle,
+	}
+	x.watch.expire = x.expire
+	x.reverse = httputil.ReverseProxy{
+		Rewrite:      x.rewrite,
+		Transport:    x,
+		BufferPool:   &x.proxy.buffers,
+		ErrorHandler: x.fail,
+		ErrorLog:     x.proxy.discard, // it has no context: see finish
+	}
+	done := false
+	defer func() { x.finish(done) }()
+	x.reverse.ServeHTTP(x.w, x.in)
+	if x.body.err != nil {
+		// ReverseProxy panics only below an http.Server. Others, too, must be
+		// able to tell half an answer from a whole one.
+		panic(http.ErrAbortHandler)
+	}
+	done = true
+}
+
+// finish runs when ReverseProxy has returned (done) or panics.
+func (x *exchange) finish(done bool) {
+	x.watch.stop()
+	if x.cancel != nil {
+		x.cancel(nil)
+	}
+	if t := x.tunnel; t != nil {
+		if t.backend != nil {
+			t.backend.Close() // ReverseProxy keeps it open if Hijack fails
+		}
+		t.writer.Finish(done)
+		if t.writer.Hijacked() {
+			return
+		}
+	}
+	rc := http.NewResponseController(innermost(x.w))
+	if !done && x.body.begun {
+		// Something above may recover the panic and return, and the server
+		// would then end a chunked body properly: half an answer becomes a
+		// whole one (golang/go#28239 is of this kind). With its deadline missed
+		// the connection can only break, and an HTTP/2 stream is reset.
+		if x.body.err != nil && x.idle != errClientIdle {
+			// What came before the break is the client's, who may continue
+			// from there.
+			rc.SetWriteDeadline(time.Now().Add(lastFlush))
+			http.NewResponseController(x.w).Flush()
+		}
+		rc.SetWriteDeadline(past)
+		if x.uploading() {
+			// The transport may be reading still, and must not hold up the
+			// closing. Otherwise the only read is the server's own, and ending
+			// it would look as if the client had left.
+			rc.SetReadDeadline(past)
+		}
+		x.logCut()
+		return
+	}
+	limit := x.proxy.cfg.Timeouts.ClientIdle
+	if limit == 0 {
+		return
+	}
+	// When the handler has returned, the server may first read what is left of
+	// the request's body, and then sends what is left in its buffers.
+	write := time.Now().Add(limit)
+	if x.uploading() {
+		rc.SetReadDeadline(write)
+		write = write.Add(limit)
+	}
+	rc.SetWriteDeadline(write)
+}
+
+// uploading reports whether the client may still be sending the request's body.
+func (x *exchange) uploading() bool { return x.upload.src != nil && !x.upload.ended.Load() }
+
+// expire is called by the watch when nothing has moved for too long.
+func (x *exchange) expire(t track, s side) {
+	if s == upstreamSide {
+		x.idle = errUpstreamIdle
+		x.cancel(x.idle)
+		return
+	}
+	x.idle = errClientIdle
+	x.cancel(x.idle)
+	// The handler, or the transport on its behalf, is in a call that waits for
+	// the client: let it return.
+	rc := http.NewResponseController(innermost(x.w))
+	if t == requestTrack {
+		rc.SetReadDeadline(past)
+	} else {
+		rc.SetWriteDeadline(past)
+	}
+}
+
+func innermost(w http.ResponseWriter) http.ResponseWriter {
+	for {
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return w
+		}
+		w = u.Unwrap()
+	}
+}
+
+// rewrite makes the outgoing request of the incoming one.
+func (x *exchange) rewrite(pr *httputil.ProxyRequest) {
+	out := pr.Out
+	if err := x.upstream.route(out.URL, x.path); err != nil {
+		panic(err) // the path comes from EscapedPath, which unescapes
+	}
+	if !x.proxy.cfg.PreserveHost {
+		out.Host = ""
+	}
+	// ReverseProxy would announce the names and send no values.
+	out.Trailer = nil
+	x.forwarded.set(out.Header, pr.In, x.proxy.cfg.Trust)
+}
+
+// RoundTrip is one attempt to get an answer from the upstream.
+func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
+	// The context is made from the incoming request's, not from out's, to leave
+	// ReverseProxy's trace hook behind: see informer.
+	ctx, cancel := context.WithCancelCause(x.in.Context())
+	x.cancel = cancel
+	x.trace.Got1xxResponse = x.got1xx
+	out = out.WithContext(httptrace.WithClientTrace(ctx, &x.trace))
+	if out.Body != nil && out.Body != http.NoBody {
+		x.upload.src, x.upload.watch = out.Body, &x.watch
+		out.Body = &x.upload
+	}
+	res, err := x.proxy.transport.RoundTrip(out)
+	x.informer.settle()
+	if err != nil {
+		// The cause says more than "context canceled", if it is one of ours.
+		if cause := context.Cause(ctx); cause != nil && x.in.Context().Err() == nil && !errors.Is(err, cause) {
+			err = fmt.Errorf("%w: %w", cause, err)
+		}
+		return nil, err
+	}
+	if res.Body == nil {
+		res.Body = http.NoBody
+	}
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		x.watch.stop()
+		if err := x.tunnel.accept(res); err != nil {
+			return nil, err
+		}
+		return res, nil
+	}
+	if res.StatusCode < 200 || res.StatusCode > 999 {
+		// WriteHeader panics on a status that has not three digits, and the
+		// client would get no answer at all.
+		res.Body.Close()
+		return nil, fmt.Errorf("upstream answered with status %d", res.StatusCode)
+	}
+	if res.Body != http.NoBody {
+		x.body = body{src: res.Body, watch: &x.watch}
+		res.Body = &x.body
+	}
+	return res, nil
+}
+
+// A body is the upstream's answer as ReverseProxy's copy loop reads it. Between
+// two calls of Read the loop writes to the client.
+type body struct {
+	src   io.ReadCloser
+	watch *watch
+	begun bool // the header is out: ReverseProxy reads only then
+	err   error
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	b.begun = true
+	b.watch.await(answerTrack, upstreamSide)
+	n, err := b.src.Read(p)
+	b.watch.await(answerTrack, clientSide)
+	if err != nil && err != io.EOF {
+		b.err = err
+	}
+	return n, err
+}
+
+func (b *body) Close() error { return b.src.Close() }
+
+// An upload is the client's body as the transport reads it, on a goroutine of
+// its own that may outlive RoundTrip.
+type upload struct {
+	src    io.ReadCloser
+	watch  *watch
+	closed atomic.Bool
+	ended  atomic.Bool           // all of it was read, or it failed
+	err    atomic.Pointer[error] // why it failed, unless closed before
+}
+
+func (u *upload) Read(p []byte) (int, error) {
+	u.watch.await(requestTrack, clientSide)
+	n, err := u.src.Read(p)
+	if err == nil {
+		u.watch.await(requestTrack, upstreamSide)
+		return n, nil
+	}
+	u.watch.await(requestTrack, nobody) // ResponseHeader takes over
+	if err != io.EOF && !u.closed.Load() {
+		failure := err // a copy: the address of err would cost every Read an allocation
+		u.err.CompareAndSwap(nil, &failure)
+	}
+	if err == io.EOF {
+		u.ended.Store(true)
+	}
+	return n, err
+}
+
+func (u *upload) Close() error {
+	u.closed.Store(true)
+	return u.src.Close()
+}

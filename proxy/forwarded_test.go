@@ -1,0 +1,181 @@
+package proxy_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/goweir/weir/clientip"
+	"github.com/goweir/weir/proxy"
+)
+
+// headerAt returns the header that the upstream gets when the Proxy is sent raw
+// fields. mw may be nil.
+func headerAt(t *testing.T, mw func(http.Handler) http.Handler, edit func(*proxy.Config), fields string) http.Header {
+	t.Helper()
+	var got http.Header
+	up := serve(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.Header }))
+	var h http.Handler = newProxy(t, edit, up.URL)
+	if mw != nil {
+		h = mw(h)
+	}
+	res := dial(t, serve(t, h).URL).send(t, "GET", "GET /x HTTP/1.1\r\nHost: front\r\n"+fields+"\r\n")
+	if res.StatusCode != 200 {
+		t.Fatalf("status %d", res.StatusCode)
+	}
+	return got
+}
+
+func resolver(t *testing.T, trust string) *clientip.Resolver {
+	t.Helper()
+	v, err := clientip.New([]netip.Prefix{netip.MustParsePrefix(trust)}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func TestForwarded(t *testing.T) {
+	noLeaks(t)
+	forged := strings.Join([]string{
+		"X-Forwarded-For: 192.0.2.9, 192.0.2.1", "X-Forwarded-Host: public", "X-Forwarded-Proto: https",
+		"X-Forwarded-Prefix: /p", "X-Real-Ip: 192.0.2.9", "Forwarded: for=192.0.2.1", "X-Forwarded: 1",
+		"X_Forwarded_For: 192.0.2.9", "x-forwarded_proto: https", "X.Forwarded.Host: evil", "x_real-ip: 1", "X-Forwarded_Anything: 1",
+		"HTTP2-Settings: AAAA", "X-Other_Name: kept", "",
+	}, "\r\n")
+	trusting, distrusting := resolver(t, "127.0.0.0/8"), resolver(t, "192.0.2.0/24")
+	direct := http.Header{
+		"X-Forwarded-For": {"127.0.0.1"}, "X-Forwarded-Host": {"front"}, "X-Forwarded-Proto": {"http"},
+		"X-Other_name": {"kept"},
+	}
+	behind := http.Header{
+		"X-Forwarded-For": {"192.0.2.1"}, "X-Forwarded-Host": {"public"}, "X-Forwarded-Proto": {"https"},
+		"X-Forwarded-Prefix": {"/p"}, "X-Real-Ip": {"192.0.2.9"}, "Forwarded": {"for=192.0.2.1"}, "X-Forwarded": {"1"},
+		"X-Other_name": {"kept"},
+	}
+	onlyClient := direct.Clone()
+	onlyClient.Set("X-Forwarded-For", "192.0.2.1")
+	for _, tt := range []struct {
+		name string
+		mw   func(http.Handler) http.Handler
+		edit func(*proxy.Config)
+		want http.Header
+	}{
+		{"nobody trusted", nil, nil, direct},
+		{"peer not trusted", nil, func(cfg *proxy.Config) { cfg.Trust = distrusting }, direct},
+		{"peer trusted", nil, func(cfg *proxy.Config) { cfg.Trust = trusting }, behind},
+		{"peer trusted, middleware", trusting.Middleware, func(cfg *proxy.Config) { cfg.Trust = trusting }, behind},
+		{"middleware alone", trusting.Middleware, nil, onlyClient},
+	} {
+		if got := headerAt(t, tt.mw, tt.edit, forged); !reflect.DeepEqual(got, tt.want) {
+			t.Errorf("%s: upstream got\n%v, want\n%v", tt.name, got, tt.want)
+		}
+	}
+
+	// Values that a trusted proxy did not choose well are not passed on.
+	odd := "X-Forwarded-Proto: javascript\r\nX-Forwarded-Host: a\r\nX-Forwarded-Host: b\r\n"
+	got := headerAt(t, nil, func(cfg *proxy.Config) { cfg.Trust = trusting }, odd)
+	if got.Get("X-Forwarded-Proto") != "http" || !reflect.DeepEqual(got["X-Forwarded-Host"], []string{"front"}) {
+		t.Errorf("odd values: %v", got)
+	}
+}
+
+// CVE-2021-33197 and its kin: a client names a field of ours as hop-by-hop.
+func TestConnectionCannotRemoveForwarded(t *testing.T) {
+	noLeaks(t)
+	for _, line := range []string{
+		"Connection: X-Forwarded-For, X-Forwarded-Host, X-Forwarded-Proto",
+		"Connection: x-forwarded-for\r\nConnection: X-FORWARDED-HOST",
+		"Connection: ,close-not, x-forwarded-for",
+	} {
+		got := headerAt(t, nil, nil, line+"\r\n")
+		if got.Get("X-Forwarded-For") != "127.0.0.1" || got.Get("X-Forwarded-Host") != "front" || got.Get("X-Forwarded-Proto") != "http" {
+			t.Errorf("%q: upstream got %v", line, got)
+		}
+	}
+}
+
+func TestForwardedProtoOverTLS(t *testing.T) {
+	noLeaks(t)
+	up := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Proto", r.Header.Get("X-Forwarded-Proto"))
+	}))
+	s := serveH2(t, newProxy(t, nil, up.URL))
+	if _, h, _, err := get(s.Client(), s.URL); err != nil || h.Get("Proto") != "https" {
+		t.Errorf("X-Forwarded-Proto = %q, %v; want https", h.Get("Proto"), err)
+	}
+	s.Client().CloseIdleConnections()
+}
+
+// A peer without an address (a unix socket, say) has none to pass on.
+func TestForwardedWithoutAddress(t *testing.T) {
+	noLeaks(t)
+	var got http.Header
+	up := serve(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.Header }))
+	r := httptest.NewRequest("GET", "/", nil)
+	r.RemoteAddr = "@"
+	r.Header.Set("X-Forwarded-For", "192.0.2.9")
+	newProxy(t, nil, up.URL).ServeHTTP(httptest.NewRecorder(), r)
+	if v, ok := got["X-Forwarded-For"]; ok || got == nil {
+		t.Errorf("X-Forwarded-For = %q, want none", v)
+	}
+}
+
+func TestHost(t *testing.T) {
+	noLeaks(t)
+	up, _, _ := witness(t)
+	for preserve, want := range map[bool]string{false: strings.TrimPrefix(up.URL, "http://"), true: "front"} {
+		s := serve(t, newProxy(t, func(cfg *proxy.Config) { cfg.PreserveHost = preserve }, up.URL))
+		r, _ := http.NewRequest("GET", s.URL, nil)
+		r.Host = "front"
+		res, err := s.Client().Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 100)
+		n, _ := res.Body.Read(b)
+		res.Body.Close()
+		if got := strings.Fields(string(b[:n]))[1]; got != want {
+			t.Errorf("PreserveHost %t: upstream got Host %q, want %q", preserve, got, want)
+		}
+	}
+}
+
+func TestTrapProxy14_RequestTrailers(t *testing.T) {
+	noLeaks(t)
+	var got http.Header
+	up := serve(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		buf := make([]byte, 10)
+		for {
+			if _, err := r.Body.Read(buf); err != nil {
+				break
+			}
+		}
+		got = r.Trailer
+	}))
+	raw := "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n1\r\nx\r\n0\r\nX-Sum: 7\r\n\r\n"
+	dial(t, serve(t, newProxy(t, nil, up.URL)).URL).send(t, "POST", raw)
+	if len(got) != 0 {
+		t.Errorf("upstream got trailers %v, want none announced and none sent", got)
+	}
+	dial(t, serve(t, bare(t, up.URL)).URL).send(t, "POST", raw)
+	if _, ok := got["X-Sum"]; !ok || got.Get("X-Sum") != "" {
+		t.Errorf("bare ReverseProxy: %v; the trap is closed upstream", got)
+	}
+}
+
+func TestTrapProxy16_Compression(t *testing.T) {
+	noLeaks(t)
+	up := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Accepted", r.Header.Get("Accept-Encoding"))
+	}))
+	for name, h := range map[string]http.Handler{"Proxy": newProxy(t, nil, up.URL), "ReverseProxy": bare(t, up.URL)} {
+		res := dial(t, serve(t, h).URL).send(t, "GET", "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		if got := res.Header.Get("Accepted"); (got == "") != (name == "Proxy") {
+			t.Errorf("%s: upstream got Accept-Encoding %q that the client did not send", name, got)
+		}
+	}
+}

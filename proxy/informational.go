@@ -1,0 +1,98 @@
+package proxy
+
+import (
+	"errors"
+	"maps"
+	"net/http"
+	"net/textproto"
+	"strings"
+	"sync"
+
+	"github.com/goweir/weir/internal/respwriter"
+)
+
+var errInformational = errors.New("upstream sent too many informational responses")
+
+// informer relays informational responses, in place of ReverseProxy's own way,
+// which sets no limit, sends hop-by-hop fields on (golang/go#81319), and clears
+// what middleware has set in the response header (golang/go#81207).
+type informer struct {
+	mu      sync.Mutex
+	settled bool // the transport has returned: the writer is the handler's again
+	relayed int
+}
+
+// settle returns when no informational response is being written, and lets
+// none be written afterwards.
+func (i *informer) settle() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.settled = true
+}
+
+// got1xx is the httptrace hook. The transport calls it on a goroutine of its
+// own while the handler's waits in RoundTrip, and may call it a last time after
+// that.
+func (x *exchange) got1xx(status int, fields textproto.MIMEHeader) error {
+	x.informer.mu.Lock()
+	defer x.informer.mu.Unlock()
+	if x.informer.settled {
+		return nil
+	}
+	if x.informer.relayed++; x.informer.relayed > x.proxy.cfg.MaxInformational {
+		return errInformational
+	}
+	if !x.in.ProtoAtLeast(1, 1) {
+		return nil // RFC 9110 section 15.2
+	}
+	w := informationalWriter(x.w)
+	h := w.Header()
+	kept := maps.Clone(h)
+	clear(h)
+	maps.Copy(h, fields)
+	dropHopByHop(h)
+	x.watch.await(answerTrack, clientSide)
+	w.WriteHeader(status)
+	x.watch.await(answerTrack, nobody)
+	clear(h)
+	maps.Copy(h, kept)
+	return nil
+}
+
+// informationalWriter returns the outermost writer to which an informational
+// status can be given safely. Many wrappers take the first WriteHeader for the
+// final one and then lose the final status (labstack/echo#3106) or drop the
+// informational response (gin-gonic/gin#3289), so those are passed by. Weir's
+// own are not, because capture records what passes through them.
+func informationalWriter(w http.ResponseWriter) http.ResponseWriter {
+	to := w
+	for {
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return to
+		}
+		inner := u.Unwrap()
+		if !respwriter.Is(w) {
+			to = inner
+		}
+		w = inner
+	}
+}
+
+// dropHopByHop removes the fields that RFC 9110 section 7.6.1 keeps from being
+// forwarded.
+func dropHopByHop(h http.Header) {
+	for _, line := range h["Connection"] {
+		for name := range strings.SplitSeq(line, ",") {
+			h.Del(textproto.TrimString(name))
+		}
+	}
+	for _, name := range hopByHop {
+		delete(h, name)
+	}
+}
+
+var hopByHop = [...]string{
+	"Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection",
+	"Te", "Trailer", "Transfer-Encoding", "Upgrade",
+}

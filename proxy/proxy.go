@@ -1,0 +1,118 @@
+// Package proxy sends requests on to upstream servers and streams the answers
+// back.
+//
+// It is built on [httputil.ReverseProxy], with Rewrite and a transport made for
+// the purpose, and closes what ReverseProxy leaves to its user:
+//
+//   - A front door: targets that hide from guards, CONNECT, upgrades other than
+//     WebSocket and paths that leave the upstream's base are refused before any
+//     upstream hears of them.
+//   - An answer that breaks off is an error to the client, on HTTP/1 and HTTP/2,
+//     even if middleware recovers the panic.
+//   - Each phase has a time limit that fits streams: what moves may last for
+//     ever, what has stopped is ended.
+//   - Forwarding fields (X-Forwarded-For and the like) are written from what
+//     clientip has judged, never copied from a client.
+//   - Errors are answered as application/problem+json (RFC 9457) that tells the
+//     client nothing of the inside; the log has the reason.
+//
+// # What a client gets when something fails
+//
+//	status  when
+//	400     the target, an upgrade, or the framing of the body is not acceptable
+//	404     the path does not begin with StripPrefix
+//	405     the method is CONNECT
+//	408     the body of the request stopped arriving (Timeouts.ClientIdle)
+//	413     an [http.MaxBytesReader] in front found the body too large
+//	499     the client left; nobody gets it, but middleware records it
+//	500     the upstream agreed to an upgrade, but a ResponseWriter in front has no Hijack
+//	502     the upstream cannot be reached, or its answer is not valid HTTP,
+//	        too large in its header, or changes the protocol unasked
+//	504     a time limit of dialing, TLS, the header, or the request's body passed
+//
+// After the header was sent there is no status to give: the answer is broken
+// off, by closing the connection or resetting the HTTP/2 stream. A client of
+// HTTP/1.0 cannot see the difference if the answer has no Content-Length, nor
+// can the proxy if an upstream ends a body by closing the connection.
+//
+// # Where it stands
+//
+// The proxy comes last in a chain, and what stands before it must stream as
+// well. The request's body is bounded by [http.MaxBytesReader] in front, if at
+// all. Informational (1xx) responses go past wrappers of the ResponseWriter
+// that this module does not know, because most take them for the final ones.
+package proxy
+
+import (
+	"errors"
+	"io"
+	"log"
+	"net/http"
+	"sync/atomic"
+)
+
+// A Proxy is an [http.Handler] that forwards requests. It is safe for
+// concurrent use by multiple goroutines and must be made by [New].
+//
+// Its connections to upstreams are kept for reuse and closed when they have
+// been idle for Timeouts.IdleConn; there is nothing that must be closed.
+type Proxy struct {
+	cfg       Config // with defaults filled in
+	strip     prefix
+	upstreams []*upstream
+	next      atomic.Uint64
+
+	base      *http.Transport
+	transport http.RoundTripper // base, as WrapTransport returned it
+	buffers   bufferPool
+	discard   *log.Logger
+}
+
+// New returns a Proxy for cfg. It does no I/O. The error joins all faults of
+// cfg ([errors.Join]), each with the prefix "proxy: " and what is allowed.
+func New(cfg Config) (*Proxy, error) {
+	upstreams, strip, faults := cfg.resolve()
+	p := &Proxy{
+		cfg:       cfg,
+		strip:     strip,
+		upstreams: upstreams,
+		base:      newTransport(&cfg),
+		discard:   log.New(io.Discard, "", 0),
+	}
+	p.transport = p.base
+	if cfg.WrapTransport != nil {
+		if p.transport = cfg.WrapTransport(p.base); p.transport == nil {
+			faults = append(faults, errNilTransport)
+		}
+	}
+	if err := errors.Join(faults...); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// ServeHTTP forwards r to an upstream and copies the answer to w. It panics
+// with [http.ErrAbortHandler] if the answer breaks off after its header was
+// sent, as the client can be told in no other way.
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path, refused := p.check(r)
+	if refused != nil {
+		refused.write(w, r)
+		return
+	}
+	x := &exchange{proxy: p, in: r, path: path, upstream: p.pick()}
+	x.serve(w)
+}
+
+// pick returns the upstream whose turn it is.
+func (p *Proxy) pick() *upstream {
+	if len(p.upstreams) == 1 {
+		return p.upstreams[0]
+	}
+	return p.upstreams[(p.next.Add(1)-1)%uint64(len(p.upstreams))]
+}
+
+// CloseIdleConnections closes the connections to upstreams that no request
+// uses. Call it when the Proxy is no longer needed, for instance after its
+// configuration was replaced; requests under way are not disturbed.
+func (p *Proxy) CloseIdleConnections() { p.base.CloseIdleConnections() }

@@ -1,0 +1,355 @@
+package proxy_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/goweir/weir/proxy"
+)
+
+// pipes is a listener whose connections are pipes, for use in a bubble.
+type pipes struct {
+	conns chan net.Conn
+	once  sync.Once
+	done  chan struct{}
+}
+
+func newPipes() *pipes { return &pipes{conns: make(chan net.Conn), done: make(chan struct{})} }
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error   { p.once.Do(func() { close(p.done) }); return nil }
+func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80} }
+
+func (p *pipes) dial() net.Conn {
+	client, server := net.Pipe()
+	p.conns <- server
+	return client
+}
+
+// inBubble runs f in a bubble with a client's connection to a Proxy whose
+// upstream is rt, and statuses that stand between.
+func inBubble(t *testing.T, rt roundTrip, edit func(*proxy.Config), f func(t *testing.T, c net.Conn, seen *statuses)) {
+	t.Helper()
+	bubble(t, func(t *testing.T) http.Handler {
+		return newProxy(t, func(cfg *proxy.Config) {
+			cfg.WrapTransport = func(http.RoundTripper) http.RoundTripper { return rt }
+			if edit != nil {
+				edit(cfg)
+			}
+		}, "http://upstream")
+	}, f)
+}
+
+// bareInBubble is inBubble with a bare ReverseProxy.
+func bareInBubble(t *testing.T, rt roundTrip, f func(t *testing.T, c net.Conn, seen *statuses)) {
+	t.Helper()
+	bubble(t, func(t *testing.T) http.Handler {
+		p := bare(t, "http://upstream")
+		p.Transport = rt
+		return p
+	}, f)
+}
+
+func bubble(t *testing.T, handler func(*testing.T) http.Handler, f func(t *testing.T, c net.Conn, seen *statuses)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		seen := &statuses{got: make(chan int, 1)}
+		l := newPipes()
+		s := &http.Server{Handler: seen.middleware(handler(t))}
+		stopped := make(chan error, 1)
+		go func() { stopped <- s.Serve(l) }()
+		c := l.dial()
+		f(t, c, seen)
+		c.Close()
+		s.Close()
+		<-stopped
+	})
+}
+
+// streaming is an answer whose body is written by f, which is given the
+// attempt's context.
+func streaming(f func(ctx context.Context, w io.Writer) error) roundTrip {
+	return func(r *http.Request) (*http.Response, error) {
+		pr, pw := io.Pipe()
+		stop := context.AfterFunc(r.Context(), func() { pr.CloseWithError(context.Cause(r.Context())); pw.CloseWithError(context.Cause(r.Context())) })
+		go func() {
+			defer stop()
+			pw.CloseWithError(f(r.Context(), pw))
+		}()
+		return &http.Response{StatusCode: 200, ProtoMajor: 1, ProtoMinor: 1, ContentLength: -1,
+			Header: http.Header{"Content-Type": {"text/event-stream"}}, Body: pr, Request: r}, nil
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+const getRoot = "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+// request sends raw, reads the answer wholly, and says how long that took.
+func request(c net.Conn, raw string) (status int, body string, took time.Duration, err error) {
+	start := time.Now()
+	errs := make(chan error, 1)
+	go func() { _, err := io.WriteString(c, raw); errs <- err }()
+	res, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		return 0, "", time.Since(start), err
+	}
+	<-errs
+	b, err := io.ReadAll(res.Body)
+	return res.StatusCode, string(b), time.Since(start), err
+}
+
+func TestEventStreamWithHeartbeatsLives(t *testing.T) {
+	beats := func(ctx context.Context, w io.Writer) error {
+		for range 4 * 60 {
+			if err := sleep(ctx, 15*time.Second); err != nil {
+				return err
+			}
+			if _, err := io.WriteString(w, ":\n\n"); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	inBubble(t, streaming(beats), nil, func(t *testing.T, c net.Conn, _ *statuses) {
+		status, body, took, err := request(c, getRoot)
+		if status != 200 || len(body) != 3*240 || took != time.Hour || err != nil {
+			t.Errorf("%d, %d bytes in %s, %v; want 720 in 1h", status, len(body), took, err)
+		}
+	})
+}
+
+func TestTrapProxy19_UpstreamStalls(t *testing.T) {
+	stall := func(ctx context.Context, w io.Writer) error {
+		io.WriteString(w, "first")
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	for _, tt := range []struct{ idle, want time.Duration }{{0, time.Minute}, {time.Second, time.Second}} {
+		inBubble(t, streaming(stall), func(cfg *proxy.Config) { cfg.Timeouts.UpstreamIdle = tt.idle }, func(t *testing.T, c net.Conn, _ *statuses) {
+			status, body, took, err := request(c, getRoot)
+			if status != 200 || body != "first" || took != tt.want || err == nil {
+				t.Errorf("UpstreamIdle %s: %d %q in %s, %v; want an error after %s", tt.idle, status, body, took, err, tt.want)
+			}
+		})
+	}
+
+	// None: it waits as ReverseProxy does, here for the client to lose patience.
+	forever := func(t *testing.T, c net.Conn, _ *statuses) {
+		c.SetReadDeadline(time.Now().Add(24 * time.Hour))
+		if _, _, took, err := request(c, getRoot); took != 24*time.Hour || err == nil {
+			t.Errorf("without a limit: ended after %s, %v", took, err)
+		}
+	}
+	inBubble(t, streaming(stall), func(cfg *proxy.Config) { cfg.Timeouts.UpstreamIdle = -1 }, forever)
+	bareInBubble(t, streaming(stall), forever)
+}
+
+func TestTrapProxy18_ClientNeverReads(t *testing.T) {
+	var ended chan error
+	endless := streaming(func(_ context.Context, w io.Writer) error {
+		var err error
+		for b := make([]byte, 1<<16); err == nil; {
+			_, err = w.Write(b)
+		}
+		ended <- err
+		return err
+	})
+	for _, tt := range []struct{ idle, want time.Duration }{{0, time.Minute}, {time.Second, time.Second}} {
+		edit := func(cfg *proxy.Config) {
+			cfg.Timeouts.ClientIdle = tt.idle
+			ended = make(chan error, 1) // in the bubble
+		}
+		inBubble(t, endless, edit, func(t *testing.T, c net.Conn, _ *statuses) {
+			// The header is flushed by a goroutine of ReverseProxy's, and a
+			// bubble cannot see through the mutex they share.
+			io.WriteString(c, getRoot)
+			c.Read(make([]byte, 4096))
+			start := time.Now()
+			<-ended
+			if took := time.Since(start); took != tt.want {
+				t.Errorf("ClientIdle %s: the upstream was let go after %s, want %s", tt.idle, took, tt.want)
+			}
+		})
+	}
+
+	bareInBubble(t, roundTrip(func(r *http.Request) (*http.Response, error) {
+		ended = make(chan error, 1)
+		return endless(r)
+	}), func(t *testing.T, c net.Conn, _ *statuses) {
+		io.WriteString(c, getRoot)
+		c.Read(make([]byte, 4096))
+		select {
+		case <-ended:
+			t.Error("bare ReverseProxy let the upstream go; the trap is closed upstream")
+		case <-time.After(24 * time.Hour):
+		}
+		c.Close()
+		<-ended
+	})
+
+	// A client that takes a little now and then is left alone.
+	edit := func(*proxy.Config) { ended = make(chan error, 1) }
+	inBubble(t, endless, edit, func(t *testing.T, c net.Conn, _ *statuses) {
+		io.WriteString(c, getRoot)
+		b := make([]byte, 64<<10)
+		c.Read(b)
+		for range 60 {
+			time.Sleep(50 * time.Second)
+			if _, err := io.ReadFull(c, b); err != nil {
+				t.Fatalf("slow client: %v", err)
+			}
+		}
+		c.Close()
+		<-ended
+	})
+}
+
+// What the server still has in its buffers when the handler returns counts too.
+func TestClientNeverReadsTheEnd(t *testing.T) {
+	small := roundTrip(func(r *http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 200, ContentLength: 1, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("x"))}, nil
+	})
+	inBubble(t, small, nil, func(t *testing.T, c net.Conn, _ *statuses) {
+		io.WriteString(c, getRoot)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if _, err := c.Read(make([]byte, 1)); err == nil {
+			t.Error("the server still waits after a minute")
+		}
+	})
+}
+
+// A body keeps its connection's deadlines to itself.
+func TestDeadlinesEndWithTheExchange(t *testing.T) {
+	small := roundTrip(func(r *http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 200, ContentLength: 1, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("x"))}, nil
+	})
+	inBubble(t, small, nil, func(t *testing.T, c net.Conn, seen *statuses) {
+		for range 3 {
+			if status, _, _, err := request(c, getRoot); status != 200 || err != nil {
+				t.Fatalf("%d, %v", status, err)
+			}
+			<-seen.got
+			time.Sleep(10 * time.Minute)
+		}
+	})
+}
+
+// taking is an upstream that reads the request's body wholly and answers.
+var taking = roundTrip(func(r *http.Request) (*http.Response, error) {
+	n, err := io.Copy(io.Discard, r.Body)
+	r.Body.Close()
+	if err != nil {
+		return nil, err
+	}
+	body := fmt.Sprint(n)
+	return &http.Response{StatusCode: 200, ContentLength: int64(len(body)), Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))}, nil
+})
+
+func TestSlowUploadPasses(t *testing.T) {
+	inBubble(t, taking, nil, func(t *testing.T, c net.Conn, _ *statuses) {
+		io.WriteString(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\n")
+		for range 20 {
+			time.Sleep(30 * time.Second)
+			io.WriteString(c, "x")
+		}
+		if status, body, _, err := request(c, ""); status != 200 || body != "20" || err != nil {
+			t.Errorf("%d %q, %v", status, body, err)
+		}
+	})
+}
+
+func TestUploadStalls(t *testing.T) {
+	inBubble(t, taking, nil, func(t *testing.T, c net.Conn, seen *statuses) {
+		status, body, took, err := request(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\nhalf")
+		if status != 408 || took != time.Minute || err != nil || <-seen.got != 408 {
+			t.Errorf("%d %q in %s, %v; want 408 after a minute", status, body, took, err)
+		}
+		if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("then %v, want the connection closed", err)
+		}
+	})
+}
+
+func TestUpstreamTakesNoUpload(t *testing.T) {
+	stuck := roundTrip(func(r *http.Request) (*http.Response, error) {
+		r.Body.Read(make([]byte, 1))
+		<-r.Context().Done()
+		return nil, r.Context().Err()
+	})
+	inBubble(t, stuck, nil, func(t *testing.T, c net.Conn, _ *statuses) {
+		status, _, took, err := request(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody")
+		if status != 504 || took != time.Minute || err != nil {
+			t.Errorf("%d in %s, %v; want 504 after a minute", status, took, err)
+		}
+	})
+}
+
+// An upstream that answers first and then takes its time with a long upload is
+// not idle.
+func TestUploadKeepsTheAnswerAlive(t *testing.T) {
+	var taken atomic.Int64
+	early := roundTrip(func(r *http.Request) (*http.Response, error) {
+		pr, pw := io.Pipe()
+		go func() {
+			n, err := io.Copy(io.Discard, r.Body)
+			taken.Store(n)
+			pw.CloseWithError(errors.Join(err))
+		}()
+		return &http.Response{StatusCode: 200, ContentLength: -1, Header: http.Header{}, Body: pr}, nil
+	})
+	p := func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			http.NewResponseController(w).EnableFullDuplex()
+			h.ServeHTTP(w, r)
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		l := newPipes()
+		s := &http.Server{Handler: p(newProxy(t, func(cfg *proxy.Config) {
+			cfg.WrapTransport = func(http.RoundTripper) http.RoundTripper { return early }
+		}, "http://upstream"))}
+		go s.Serve(l)
+		c := l.dial()
+		go func() {
+			io.WriteString(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\n")
+			for range 20 {
+				time.Sleep(30 * time.Second)
+				io.WriteString(c, "x")
+			}
+		}()
+		status, _, took, err := request(c, "")
+		if status != 200 || took != 10*time.Minute || err != nil || taken.Load() != 20 {
+			t.Errorf("%d in %s, %v, %d bytes taken; want 20 in 10m", status, took, err, taken.Load())
+		}
+		c.Close()
+		s.Close()
+	})
+}

@@ -1,0 +1,106 @@
+package proxy
+
+import (
+	"sync"
+	"time"
+)
+
+// A side is who is waited for.
+type side uint8
+
+const (
+	nobody side = iota
+	upstreamSide
+	clientSide
+)
+
+// A track is a body, and with it the direction in which something is to move.
+type track uint8
+
+const (
+	requestTrack track = iota
+	answerTrack
+)
+
+// A watch ends an exchange in which nothing moves any more. Whatever moves on
+// one track keeps the other alive too: an upstream may stay silent while it
+// takes a long upload, and a client while it reads a long answer.
+//
+// One timer serves both tracks and is not touched when something moves: when it
+// fires it looks how long ago that was.
+type watch struct {
+	limits [3]time.Duration // by side; 0: none
+
+	// expire is called with mu held, so that it never runs after stop. It must
+	// not call the watch.
+	expire func(track, side)
+
+	mu      sync.Mutex
+	waits   [2]side // by track
+	moved   time.Time
+	timer   *time.Timer
+	due     time.Time // when timer fires
+	stopped bool
+}
+
+// await says that something has moved on a track, and who is to move it next.
+func (w *watch) await(t track, s side) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.stopped {
+		return
+	}
+	w.waits[t] = s
+	w.moved = time.Now()
+	w.scheduleLocked()
+}
+
+// scheduleLocked sees to it that the timer fires no later than the next
+// deadline.
+func (w *watch) scheduleLocked() {
+	var next time.Time
+	for _, s := range w.waits {
+		if limit := w.limits[s]; limit > 0 {
+			if until := w.moved.Add(limit); next.IsZero() || until.Before(next) {
+				next = until
+			}
+		}
+	}
+	if next.IsZero() || !w.due.IsZero() && !next.Before(w.due) {
+		return
+	}
+	w.due = next
+	if d := time.Until(next); w.timer == nil {
+		w.timer = time.AfterFunc(d, w.fire)
+	} else {
+		w.timer.Reset(d)
+	}
+}
+
+func (w *watch) fire() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.stopped {
+		return
+	}
+	w.due = time.Time{}
+	idle := time.Since(w.moved)
+	for t, s := range w.waits {
+		if limit := w.limits[s]; limit > 0 && idle >= limit {
+			w.stopped = true
+			w.expire(track(t), s)
+			return
+		}
+	}
+	w.scheduleLocked()
+}
+
+// stop ends the watch. When it has returned, expire has too or never runs.
+func (w *watch) stop() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stopped = true
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+}
