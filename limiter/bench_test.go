@@ -73,6 +73,7 @@ func BenchmarkTake(b *testing.B) {
 			var seed atomic.Uint64
 			b.ReportAllocs()
 			b.SetParallelism(32)
+			b.ResetTimer() // RunParallel, unlike Loop, has counted the warming
 			b.RunParallel(func(pb *testing.PB) {
 				i := int(seed.Add(1) * 7919)
 				for pb.Next() {
