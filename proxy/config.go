@@ -163,10 +163,9 @@ func (cfg *Config) resolve() (upstreams []*upstream, strip prefix, faults []erro
 		fault("Upstreams is empty: at least one is needed")
 	}
 	for i, u := range cfg.Upstreams {
-		up, err := parseUpstream(u)
-		if err != nil {
-			fault("Upstreams[%d].URL: %w", i, err)
-			continue
+		up, wrong := parseUpstream(u)
+		for _, err := range wrong {
+			fault("Upstreams[%d].URL %w", i, err)
 		}
 		upstreams = append(upstreams, up)
 	}

@@ -22,7 +22,7 @@ func TestNewReportsAllFaults(t *testing.T) {
 	}
 	lines := strings.Split(err.Error(), "\n")
 	for i, want := range []string{
-		"Upstreams[0].URL", "Upstreams[1].URL", "Upstreams[2].URL", "StripPrefix", "MaxIdleConns", "MaxResponseHeaderBytes",
+		"Upstreams[0].URL", "Upstreams[1].URL", "Upstreams[2].URL is not", "StripPrefix", "MaxIdleConns", "MaxResponseHeaderBytes",
 		"MaxInformational", "WrapTransport",
 	} {
 		if i >= len(lines) || !strings.HasPrefix(lines[i], "proxy: "+want) {

@@ -48,7 +48,7 @@ var details = map[int]problem.Details{
 // side fail.
 func (x *exchange) status(err error) int {
 	if failure := x.upload.err.Load(); failure != nil && !errors.Is(err, errUpstreamIdle) {
-		return uploadStatus(*failure)
+		return x.uploadStatus(*failure)
 	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return http.StatusRequestEntityTooLarge
@@ -76,7 +76,7 @@ func (x *exchange) status(err error) int {
 }
 
 // uploadStatus maps what reading the request's body returned.
-func uploadStatus(err error) int {
+func (x *exchange) uploadStatus(err error) int {
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return http.StatusRequestEntityTooLarge
 	}
@@ -84,8 +84,8 @@ func uploadStatus(err error) int {
 		return http.StatusRequestTimeout
 	}
 	_, network := errors.AsType[net.Error](err)
-	if network || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, context.Canceled) {
-		return statusClientClosed
+	if network || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, context.Canceled) || x.in.ProtoMajor > 1 {
+		return statusClientClosed // over HTTP/2 there is no framing to get wrong
 	}
 	return http.StatusBadRequest
 }

@@ -216,23 +216,32 @@ func TestClientLeavesHTTP2(t *testing.T) {
 	arrived := make(chan bool)
 	up := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		arrived <- true
+		io.Copy(io.Discard, r.Body)
 		<-r.Context().Done()
 	}))
-	seen := statuses{got: make(chan int, 1)}
-	s := serveH2(t, seen.middleware(newProxy(t, nil, up.URL)))
-	ctx, cancel := context.WithCancel(t.Context())
-	go func() {
-		<-arrived
-		cancel()
-	}()
-	r, _ := http.NewRequestWithContext(ctx, "GET", s.URL, nil)
-	if _, err := s.Client().Do(r); err == nil {
-		t.Error("answered after the client left")
+	for _, method := range []string{"GET", "POST"} {
+		seen := statuses{got: make(chan int, 1)}
+		s := serveH2(t, seen.middleware(newProxy(t, nil, up.URL)))
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			<-arrived
+			cancel()
+		}()
+		pr, pw := io.Pipe()
+		r, _ := http.NewRequestWithContext(ctx, method, s.URL, http.NoBody)
+		if method == "POST" {
+			r.Body, r.ContentLength = pr, -1
+			go io.WriteString(pw, "half")
+		}
+		if _, err := s.Client().Do(r); err == nil {
+			t.Errorf("%s: answered after the client left", method)
+		}
+		if got := <-seen.got; got != 499 {
+			t.Errorf("%s: middleware saw %d, want 499", method, got)
+		}
+		pr.Close()
+		s.Client().CloseIdleConnections()
 	}
-	if got := <-seen.got; got != 499 {
-		t.Errorf("middleware saw %d, want 499", got)
-	}
-	s.Client().CloseIdleConnections()
 }
 
 // A deadline that middleware has set is no departure of the client.

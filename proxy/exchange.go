@@ -58,7 +58,7 @@ func (x *exchange) serve(w http.ResponseWriter) {
 		upstreamSide: x.proxy.cfg.Timeouts.UpstreamIdle,
 		clientSide:   x.proxy.cfg.Timeouts.ClientIdle,
 	}
-	x.watch.expire = x.expire
+	x.watch.x = x
 	x.reverse = httputil.ReverseProxy{
 		Rewrite:      x.rewrite,
 		Transport:    x,
@@ -131,7 +131,8 @@ func (x *exchange) finish(done bool) {
 // uploading reports whether the client may still be sending the request's body.
 func (x *exchange) uploading() bool { return x.upload.src != nil && !x.upload.ended.Load() }
 
-// expire is called by the watch when nothing has moved for too long.
+// expire is called by the watch when nothing has moved for too long. It must
+// not call the watch, which is locked.
 func (x *exchange) expire(t track, s side) {
 	if s == upstreamSide {
 		x.idle = errUpstreamIdle

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -85,9 +86,13 @@ func bubble(t *testing.T, handler func(*testing.T) http.Handler, f func(t *testi
 	})
 }
 
-// streaming is an answer whose body is written by f, which is given the
-// attempt's context.
+// streaming is an event stream that f writes, given the attempt's context.
 func streaming(f func(ctx context.Context, w io.Writer) error) roundTrip {
+	return writtenBy(f, http.Header{"Content-Type": {"text/event-stream"}}, -1)
+}
+
+// writtenBy is an answer whose body f writes.
+func writtenBy(f func(ctx context.Context, w io.Writer) error, h http.Header, length int64) roundTrip {
 	return func(r *http.Request) (*http.Response, error) {
 		pr, pw := io.Pipe()
 		stop := context.AfterFunc(r.Context(), func() { pr.CloseWithError(context.Cause(r.Context())); pw.CloseWithError(context.Cause(r.Context())) })
@@ -95,8 +100,8 @@ func streaming(f func(ctx context.Context, w io.Writer) error) roundTrip {
 			defer stop()
 			pw.CloseWithError(f(r.Context(), pw))
 		}()
-		return &http.Response{StatusCode: 200, ProtoMajor: 1, ProtoMinor: 1, ContentLength: -1,
-			Header: http.Header{"Content-Type": {"text/event-stream"}}, Body: pr, Request: r}, nil
+		return &http.Response{StatusCode: 200, ProtoMajor: 1, ProtoMinor: 1, ContentLength: length,
+			Header: h, Body: pr, Request: r}, nil
 	}
 }
 
@@ -173,22 +178,23 @@ func TestTrapProxy19_UpstreamStalls(t *testing.T) {
 
 func TestTrapProxy18_ClientNeverReads(t *testing.T) {
 	var ended chan error
-	endless := streaming(func(_ context.Context, w io.Writer) error {
+	// With a length, because of a body without one ReverseProxy flushes the
+	// header on a goroutine of its own, and a bubble with a goroutine that waits
+	// for a mutex never ends.
+	endless := writtenBy(func(_ context.Context, w io.Writer) error {
 		var err error
 		for b := make([]byte, 1<<16); err == nil; {
 			_, err = w.Write(b)
 		}
 		ended <- err
 		return err
-	})
+	}, http.Header{"Content-Length": {"1000000000000"}}, 1e12)
 	for _, tt := range []struct{ idle, want time.Duration }{{0, time.Minute}, {time.Second, time.Second}} {
 		edit := func(cfg *proxy.Config) {
 			cfg.Timeouts.ClientIdle = tt.idle
 			ended = make(chan error, 1) // in the bubble
 		}
 		inBubble(t, endless, edit, func(t *testing.T, c net.Conn, _ *statuses) {
-			// The header is flushed by a goroutine of ReverseProxy's, and a
-			// bubble cannot see through the mutex they share.
 			io.WriteString(c, getRoot)
 			c.Read(make([]byte, 4096))
 			start := time.Now()
@@ -352,4 +358,75 @@ func TestUploadKeepsTheAnswerAlive(t *testing.T) {
 		c.Close()
 		s.Close()
 	})
+}
+
+// The time limits over real connections of both kinds.
+func TestIdleOverSockets(t *testing.T) {
+	noLeaks(t)
+	const short = 100 * time.Millisecond
+	let := make(chan bool)
+	ended := make(chan bool, 1)
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rc := http.NewResponseController(w)
+		w.WriteHeader(200)
+		rc.Flush()
+		switch r.URL.Path {
+		case "/stall":
+			<-r.Context().Done()
+		case "/endless":
+			for b := make([]byte, 64<<10); r.Context().Err() == nil; {
+				w.Write(b)
+			}
+		case "/silent":
+			<-let
+			io.WriteString(w, "done")
+			return
+		}
+		ended <- true
+	})
+	up1, up2 := serve(t, handler), serveH2(t, handler)
+	for _, up := range []*httptest.Server{up1, up2} {
+		for _, start := range []func(testing.TB, http.Handler) (string, *http.Client){h1, h2} {
+			to := func(edit func(*proxy.Timeouts)) (string, *http.Client) {
+				return start(t, newProxy(t, func(cfg *proxy.Config) {
+					edit(&cfg.Timeouts)
+					if up.TLS != nil {
+						cfg.TLS = up.Client().Transport.(*http.Transport).TLSClientConfig
+					}
+				}, up.URL))
+			}
+
+			url, c := to(func(limits *proxy.Timeouts) { limits.UpstreamIdle = short })
+			if status, _, _, err := get(c, url+"/stall"); status != 200 || err == nil {
+				t.Errorf("upstream stalls: %d, %v; want an error after the header", status, err)
+			}
+			<-ended
+			c.CloseIdleConnections()
+
+			url, c = to(func(limits *proxy.Timeouts) { limits.ClientIdle = short })
+			res, err := c.Get(url + "/endless")
+			if err != nil {
+				t.Fatal(err)
+			}
+			<-ended // nobody reads
+			if _, err := io.Copy(io.Discard, res.Body); err == nil {
+				t.Errorf("%s client never reads: clean end", res.Proto)
+			}
+			res.Body.Close()
+
+			// While the upstream has nothing to send, the client is not idle:
+			// a write deadline would reset an HTTP/2 stream even so.
+			res, err = c.Get(url + "/silent")
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(3 * short)
+			let <- true
+			if b, err := io.ReadAll(res.Body); string(b) != "done" || err != nil {
+				t.Errorf("%s silent upstream: %q, %v", res.Proto, b, err)
+			}
+			res.Body.Close()
+			c.CloseIdleConnections()
+		}
+	}
 }

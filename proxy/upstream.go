@@ -17,16 +17,15 @@ type upstream struct {
 }
 
 // parseUpstream returns u, or every reason why it is none.
-func parseUpstream(u Upstream) (*upstream, error) {
+func parseUpstream(u Upstream) (up *upstream, faults []error) {
 	target, err := url.Parse(u.URL)
 	if err != nil {
 		// The text may hold a password, and url.Error quotes it.
 		if e, ok := errors.AsType[*url.Error](err); ok {
 			err = e.Err
 		}
-		return nil, fmt.Errorf("not a URL: %w", err)
+		return nil, []error{fmt.Errorf("is not a URL: %w", err)}
 	}
-	var faults []error
 	fault := func(why string) { faults = append(faults, fmt.Errorf("%q %s", target.Redacted(), why)) }
 	if target.Scheme != "http" && target.Scheme != "https" {
 		fault("has no scheme that is allowed: http or https")
@@ -51,10 +50,10 @@ func parseUpstream(u Upstream) (*upstream, error) {
 	if hasDotSegment(target.Path) {
 		fault("has a dot segment in its path")
 	}
-	if len(faults) > 0 {
-		return nil, errors.Join(faults...)
+	if faults != nil {
+		return nil, faults
 	}
-	up := &upstream{scheme: target.Scheme, host: target.Host, base: strings.TrimSuffix(target.EscapedPath(), "/")}
+	up = &upstream{scheme: target.Scheme, host: target.Host, base: strings.TrimSuffix(target.EscapedPath(), "/")}
 	up.name = up.scheme + "://" + up.host + up.base
 	return up, nil
 }

@@ -30,10 +30,7 @@ const (
 // fires it looks how long ago that was.
 type watch struct {
 	limits [3]time.Duration // by side; 0: none
-
-	// expire is called with mu held, so that it never runs after stop. It must
-	// not call the watch.
-	expire func(track, side)
+	x      *exchange        // whose expire is called
 
 	mu      sync.Mutex
 	waits   [2]side // by track
@@ -88,7 +85,7 @@ func (w *watch) fire() {
 	for t, s := range w.waits {
 		if limit := w.limits[s]; limit > 0 && idle >= limit {
 			w.stopped = true
-			w.expire(track(t), s)
+			w.x.expire(track(t), s) // with mu held, so that it never runs after stop
 			return
 		}
 	}

@@ -1,0 +1,118 @@
+package proxy_test
+
+import (
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/netip"
+	"net/url"
+	"time"
+
+	"github.com/goweir/weir/clientip"
+	"github.com/goweir/weir/proxy"
+)
+
+// Requests under /api go to two servers in turn, without the prefix and below
+// their base path. The load balancer in front is believed when it names the
+// client.
+func Example() {
+	upstream := func(name string) *httptest.Server {
+		return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprintf(w, "%s: %s for %s", name, r.RequestURI, r.Header.Get("X-Forwarded-For"))
+		}))
+	}
+	a, b := upstream("a"), upstream("b")
+	defer a.Close()
+	defer b.Close()
+
+	trust, err := clientip.New([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	p, err := proxy.New(proxy.Config{
+		Upstreams:   []proxy.Upstream{{URL: a.URL + "/v1"}, {URL: b.URL + "/v1"}},
+		StripPrefix: "/api",
+		Trust:       trust,
+		Timeouts:    proxy.Timeouts{ResponseHeader: 10 * time.Second},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/api/", trust.Middleware(p))
+	front := httptest.NewServer(mux)
+	defer front.Close()
+
+	for range 2 {
+		r, _ := http.NewRequest("GET", front.URL+"/api/users?page=2", nil)
+		r.Header.Set("X-Forwarded-For", "192.0.2.1")
+		res, err := http.DefaultClient.Do(r)
+		if err != nil {
+			log.Fatal(err)
+		}
+		body, _ := io.ReadAll(res.Body)
+		res.Body.Close()
+		fmt.Printf("%s\n", body)
+	}
+	// Output:
+	// a: /v1/users?page=2 for 192.0.2.1
+	// b: /v1/users?page=2 for 192.0.2.1
+}
+
+// All faults of a configuration are reported at once.
+func ExampleNew_faults() {
+	_, err := proxy.New(proxy.Config{
+		Upstreams:   []proxy.Upstream{{URL: "localhost:9001"}, {URL: "http://localhost:9002/?debug=1"}},
+		StripPrefix: "api",
+	})
+	fmt.Println(err)
+	// Output:
+	// proxy: Upstreams[0].URL "localhost:9001" has no scheme that is allowed: http or https
+	// proxy: Upstreams[0].URL "localhost:9001" has no host
+	// proxy: Upstreams[1].URL "http://localhost:9002/?debug=1" has a query: only a base path is allowed
+	// proxy: StripPrefix "api": does not begin with a slash
+}
+
+// This is WRONG: [http.StripPrefix] cuts within a segment and leaves dot
+// segments in, and SetURL puts the rest below the base path as it is. Use
+// [Config.StripPrefix].
+func ExampleNew_incorrect() {
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.RequestURI) }))
+	defer upstream.Close()
+	base, _ := url.Parse(upstream.URL + "/public")
+
+	wrong := http.StripPrefix("/api", &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(base) },
+	})
+	right, err := proxy.New(proxy.Config{
+		Upstreams:   []proxy.Upstream{{URL: base.String()}},
+		StripPrefix: "/api",
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	for _, target := range []string{"/api/users", "/api/../private", "/api/%2e%2e/private", "/apiary"} {
+		for _, h := range []http.Handler{wrong, right} {
+			rec := httptest.NewRecorder()
+			h.ServeHTTP(rec, httptest.NewRequest("GET", target, nil))
+			if rec.Code != 200 {
+				fmt.Println(target, "is refused with", rec.Code)
+				continue
+			}
+			fmt.Println(target, "becomes", rec.Body)
+		}
+	}
+	// Output:
+	// /api/users becomes /public/users
+	// /api/users becomes /public/users
+	// /api/../private becomes /public/../private
+	// /api/../private is refused with 400
+	// /api/%2e%2e/private becomes /public/%2e%2e/private
+	// /api/%2e%2e/private is refused with 400
+	// /apiary becomes /public/ary
+	// /apiary is refused with 404
+}
