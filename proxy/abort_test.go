@@ -60,8 +60,8 @@ func TestTrapProxy01_BrokenAnswer(t *testing.T) {
 						if err == nil {
 							t.Errorf("client got %d with %d bytes and a clean end, want an error", status, len(body))
 						}
-						if len(body) > n {
-							t.Errorf("client got %d bytes, more than the %d sent", len(body), n)
+						if len(body) > n || len(body) < n && front == "HTTP/1.1" && up.TLS == nil {
+							t.Errorf("client got %d bytes, %d came before the break", len(body), n)
 						}
 						s.Client().CloseIdleConnections()
 					})
@@ -93,6 +93,22 @@ func TestBrokenAnswerWithoutServer(t *testing.T) {
 		}
 	}()
 	p.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+}
+
+// The client learns of the break at once even if it is in the middle of an
+// upload that the transport is still reading.
+func TestBrokenAnswerDuringUpload(t *testing.T) {
+	noLeaks(t)
+	up := script(t, func(c *net.TCPConn, br *bufio.Reader, _ *http.Request) {
+		br.Discard(len("half")) // else the close would be a reset that overtakes the answer
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+	})
+	p := newProxy(t, nil, up)
+	s := serve(t, recovering(fullDuplex(p)))
+	res := dial(t, s.URL).send(t, "POST", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf")
+	if b, err := io.ReadAll(res.Body); err != io.ErrUnexpectedEOF {
+		t.Errorf("%d %q, %v; want an unexpected EOF", res.StatusCode, b, err)
+	}
 }
 
 func TestWholeAnswerIsNotBroken(t *testing.T) {

@@ -47,8 +47,10 @@ var details = map[int]problem.Details{
 // client's own faults come first, because they are what made the upstream's
 // side fail.
 func (x *exchange) status(err error) int {
-	if failure := x.upload.err.Load(); failure != nil && !errors.Is(err, errUpstreamIdle) {
-		return x.uploadStatus(*failure)
+	if x.upload != nil && !errors.Is(err, errUpstreamIdle) {
+		if failure := x.upload.err.Load(); failure != nil {
+			return x.uploadStatus(*failure)
+		}
 	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return http.StatusRequestEntityTooLarge

@@ -8,7 +8,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/http/httputil"
-	"sync/atomic"
+	"strings"
 	"time"
 )
 
@@ -29,9 +29,9 @@ type exchange struct {
 	trace     httptrace.ClientTrace
 	informer  informer
 	watch     watch
-	upload    upload
 	body      body
 	forwarded forwarded
+	upload    *upload // nil if the request has no body
 	tunnel    *tunnel // nil if the request asks for no upgrade
 	idle      error   // set by expire; to be read after watch.stop
 }
@@ -105,11 +105,10 @@ func (x *exchange) finish(done bool) {
 			http.NewResponseController(x.w).Flush()
 		}
 		rc.SetWriteDeadline(past)
-		if x.uploading() {
-			// The transport may be reading still, and must not hold up the
-			// closing. Otherwise the only read is the server's own, and ending
+		if x.upload.unfinished() {
+			// Only then: otherwise the only read is the server's own, and ending
 			// it would look as if the client had left.
-			rc.SetReadDeadline(past)
+			x.upload.stop(rc)
 		}
 		x.logCut()
 		return
@@ -118,18 +117,41 @@ func (x *exchange) finish(done bool) {
 	if limit == 0 {
 		return
 	}
-	// When the handler has returned, the server may first read what is left of
-	// the request's body, and then sends what is left in its buffers.
+	// What is left in the server's buffers is sent when the handler has returned.
 	write := time.Now().Add(limit)
-	if x.uploading() {
-		rc.SetReadDeadline(write)
-		write = write.Add(limit)
+	if x.upload.unfinished() {
+		rc.SetWriteDeadline(write.Add(limit))
+		x.drain(rc, write)
+		write = time.Now().Add(limit)
 	}
 	rc.SetWriteDeadline(write)
 }
 
-// uploading reports whether the client may still be sending the request's body.
-func (x *exchange) uploading() bool { return x.upload.src != nil && !x.upload.ended.Load() }
+// maxDrain is how much is read of a body that nobody wants, to keep the
+// connection. net/http has the same bound.
+const maxDrain = 256 << 10
+
+// drain reads what the client still sends of its body, until deadline. The
+// server would do so itself, but where the handler has enabled full duplex it
+// would take a missed deadline for the end, keep the connection, and read the
+// rest of the body as the next request.
+func (x *exchange) drain(rc *http.ResponseController, deadline time.Time) {
+	stopped := x.upload.stop(rc)
+	if x.in.ProtoMajor != 1 {
+		return
+	}
+	if stopped && x.idle != errClientIdle {
+		rc.SetReadDeadline(deadline)
+		http.NewResponseController(x.w).Flush() // the client need not wait for itself
+		_, err := io.CopyN(io.Discard, x.in.Body, maxDrain)
+		if err == io.EOF || err == http.ErrBodyReadAfterClose {
+			return // by the client, or by the server before it sent the header
+		}
+	}
+	// This is the one way to have the connection closed after the answer when
+	// its header may have been sent.
+	http.MaxBytesReader(innermost(x.w), io.NopCloser(strings.NewReader("x")), 0).Read(make([]byte, 1))
+}
 
 // expire is called by the watch when nothing has moved for too long. It must
 // not call the watch, which is locked.
@@ -184,8 +206,8 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 	x.trace.Got1xxResponse = x.got1xx
 	out = out.WithContext(httptrace.WithClientTrace(ctx, &x.trace))
 	if out.Body != nil && out.Body != http.NoBody {
-		x.upload.src, x.upload.watch = out.Body, &x.watch
-		out.Body = &x.upload
+		x.upload = &upload{src: out.Body, watch: &x.watch, reading: make(chan struct{}, 1)}
+		out.Body = x.upload
 	}
 	res, err := x.proxy.transport.RoundTrip(out)
 	x.informer.settle()
@@ -217,59 +239,4 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 		res.Body = &x.body
 	}
 	return res, nil
-}
-
-// A body is the upstream's answer as ReverseProxy's copy loop reads it. Between
-// two calls of Read the loop writes to the client.
-type body struct {
-	src   io.ReadCloser
-	watch *watch
-	begun bool // the header is out: ReverseProxy reads only then
-	err   error
-}
-
-func (b *body) Read(p []byte) (int, error) {
-	b.begun = true
-	b.watch.await(answerTrack, upstreamSide)
-	n, err := b.src.Read(p)
-	b.watch.await(answerTrack, clientSide)
-	if err != nil && err != io.EOF {
-		b.err = err
-	}
-	return n, err
-}
-
-func (b *body) Close() error { return b.src.Close() }
-
-// An upload is the client's body as the transport reads it, on a goroutine of
-// its own that may outlive RoundTrip.
-type upload struct {
-	src    io.ReadCloser
-	watch  *watch
-	closed atomic.Bool
-	ended  atomic.Bool           // all of it was read, or it failed
-	err    atomic.Pointer[error] // why it failed, unless closed before
-}
-
-func (u *upload) Read(p []byte) (int, error) {
-	u.watch.await(requestTrack, clientSide)
-	n, err := u.src.Read(p)
-	if err == nil {
-		u.watch.await(requestTrack, upstreamSide)
-		return n, nil
-	}
-	u.watch.await(requestTrack, nobody) // ResponseHeader takes over
-	if err != io.EOF && !u.closed.Load() {
-		failure := err // a copy: the address of err would cost every Read an allocation
-		u.err.CompareAndSwap(nil, &failure)
-	}
-	if err == io.EOF {
-		u.ended.Store(true)
-	}
-	return n, err
-}
-
-func (u *upload) Close() error {
-	u.closed.Store(true)
-	return u.src.Close()
 }

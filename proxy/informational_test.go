@@ -234,3 +234,39 @@ func TestExpectContinue(t *testing.T) {
 		t.Errorf("%d, want 417 before the body is sent", res.StatusCode)
 	}
 }
+
+// late is a body that comes with an informational response after the answer, as
+// the hook may be called once more while RoundTrip returns.
+type late struct {
+	io.Reader
+	hook func(int, textproto.MIMEHeader) error
+}
+
+func (l *late) Read(p []byte) (int, error) { l.hook(103, nil); return l.Reader.Read(p) }
+func (l *late) Close() error               { return nil }
+
+// counting is a ResponseWriter that remembers the statuses it was given.
+type counting struct {
+	blank
+	statuses []int
+}
+
+func (w *counting) WriteHeader(status int) { w.statuses = append(w.statuses, status) }
+
+func TestLateInformational(t *testing.T) {
+	p := newProxy(t, func(cfg *proxy.Config) {
+		cfg.WrapTransport = func(http.RoundTripper) http.RoundTripper {
+			return roundTrip(func(r *http.Request) (*http.Response, error) {
+				hook := httptrace.ContextClientTrace(r.Context()).Got1xxResponse
+				hook(102, nil)
+				return &http.Response{StatusCode: 200, Header: http.Header{}, Body: &late{strings.NewReader("x"), hook}}, nil
+			})
+		}
+	}, "http://upstream")
+	w := &counting{blank: blank{http.Header{}}}
+	r, _ := http.NewRequest("GET", "/", nil)
+	p.ServeHTTP(w, r)
+	if !slices.Equal(w.statuses, []int{102, 200}) {
+		t.Errorf("statuses %v, want 102 and 200", w.statuses)
+	}
+}

@@ -331,15 +331,9 @@ func TestUploadKeepsTheAnswerAlive(t *testing.T) {
 		}()
 		return &http.Response{StatusCode: 200, ContentLength: -1, Header: http.Header{}, Body: pr}, nil
 	})
-	p := func(h http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			http.NewResponseController(w).EnableFullDuplex()
-			h.ServeHTTP(w, r)
-		})
-	}
 	synctest.Test(t, func(t *testing.T) {
 		l := newPipes()
-		s := &http.Server{Handler: p(newProxy(t, func(cfg *proxy.Config) {
+		s := &http.Server{Handler: fullDuplex(newProxy(t, func(cfg *proxy.Config) {
 			cfg.WrapTransport = func(http.RoundTripper) http.RoundTripper { return early }
 		}, "http://upstream"))}
 		go s.Serve(l)
@@ -358,6 +352,83 @@ func TestUploadKeepsTheAnswerAlive(t *testing.T) {
 		c.Close()
 		s.Close()
 	})
+}
+
+// Of two waits with different limits, the shorter one counts.
+func TestIdleOnBothTracks(t *testing.T) {
+	early := roundTrip(func(r *http.Request) (*http.Response, error) {
+		pr, pw := io.Pipe()
+		context.AfterFunc(r.Context(), func() { pw.CloseWithError(context.Cause(r.Context())) })
+		go io.Copy(io.Discard, r.Body)
+		time.Sleep(time.Second) // the request's body is waited for first
+		return &http.Response{StatusCode: 200, ContentLength: -1, Header: http.Header{}, Body: pr}, nil
+	})
+	bubble(t, func(t *testing.T) http.Handler {
+		p := newProxy(t, func(cfg *proxy.Config) {
+			cfg.Timeouts.UpstreamIdle = 10 * time.Second
+			cfg.WrapTransport = func(http.RoundTripper) http.RoundTripper { return early }
+		}, "http://upstream")
+		return fullDuplex(p)
+	}, func(t *testing.T, c net.Conn, _ *statuses) {
+		status, _, took, err := request(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\nhalf")
+		if status != 200 || took != 11*time.Second || err == nil {
+			t.Errorf("%d in %s, %v; want an error after 11s", status, took, err)
+		}
+	})
+}
+
+// fullDuplex lets an HTTP/1 answer begin before the request's body ends.
+func fullDuplex(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.NewResponseController(w).EnableFullDuplex()
+		h.ServeHTTP(w, r)
+	})
+}
+
+// earlyAnswer is an upstream that answers when it has half of the body.
+func earlyAnswer(t *testing.T, answered chan<- bool) string {
+	return script(t, func(c *net.TCPConn, br *bufio.Reader, _ *http.Request) {
+		br.Discard(len("half"))
+		io.WriteString(c, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+		answered <- true
+	})
+}
+
+const halfAnUpload = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\nhalf"
+
+// A client that stops sending when it was answered is not waited for longer
+// than ClientIdle.
+func TestAnswerBeforeStalledUpload(t *testing.T) {
+	noLeaks(t)
+	answered := make(chan bool, 1)
+	p := newProxy(t, func(cfg *proxy.Config) { cfg.Timeouts.ClientIdle = 100 * time.Millisecond }, earlyAnswer(t, answered))
+	for name, h := range map[string]http.Handler{"half duplex": p, "full duplex": fullDuplex(p)} {
+		c := dial(t, serve(t, h).URL)
+		if res := c.send(t, "POST", halfAnUpload); res.StatusCode != 413 {
+			t.Errorf("%s: %d, want 413", name, res.StatusCode)
+		}
+		if _, err := io.ReadAll(c.br); err != nil {
+			t.Errorf("%s: then %v, want the connection closed", name, err)
+		}
+		<-answered
+	}
+}
+
+// One that sends on may use its connection further.
+func TestAnswerBeforeMovingUpload(t *testing.T) {
+	noLeaks(t)
+	answered := make(chan bool, 1)
+	p := newProxy(t, nil, earlyAnswer(t, answered))
+	for name, h := range map[string]http.Handler{"half duplex": p, "full duplex": fullDuplex(p)} {
+		c := dial(t, serve(t, h).URL)
+		for range 2 {
+			io.WriteString(c, halfAnUpload)
+			<-answered
+			if res := c.send(t, "POST", "half"); res.StatusCode != 413 {
+				t.Errorf("%s: %d, want 413", name, res.StatusCode)
+			}
+		}
+	}
 }
 
 // The time limits over real connections of both kinds.

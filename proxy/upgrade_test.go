@@ -208,6 +208,8 @@ func TestTrapProxy10_RefusedSwitchLeaksNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			noLeaks(t)
+			// The collector closes what it finds unused, sooner or later.
+			defer debug.SetGCPercent(debug.SetGCPercent(-1))
 			up := script(t, func(c *net.TCPConn, br *bufio.Reader, _ *http.Request) {
 				io.WriteString(c, raw)
 				io.Copy(io.Discard, br) // until the proxy closes
@@ -226,8 +228,6 @@ func TestTrapProxy10_RefusedSwitchLeaksNothing(t *testing.T) {
 			if name != "other protocol" {
 				return // the transport takes it for an answer, and nothing leaks
 			}
-			// The collector closes what it finds unused, sooner or later.
-			defer debug.SetGCPercent(debug.SetGCPercent(-1))
 			before := descriptors()
 			for range n {
 				c := dial(t, b.URL)

@@ -1,0 +1,101 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// A body is the upstream's answer as ReverseProxy's copy loop reads it. Between
+// two calls of Read the loop writes to the client.
+type body struct {
+	src   io.ReadCloser
+	watch *watch
+	begun bool // the header is out: ReverseProxy reads only then
+	err   error
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	b.begun = true
+	b.watch.await(answerTrack, upstreamSide)
+	n, err := b.src.Read(p)
+	b.watch.await(answerTrack, clientSide)
+	if err != nil && err != io.EOF {
+		b.err = err
+	}
+	return n, err
+}
+
+func (b *body) Close() error { return b.src.Close() }
+
+// An upload is the client's body as the transport reads it, on a goroutine of
+// its own that may outlive RoundTrip.
+type upload struct {
+	src     io.ReadCloser
+	watch   *watch
+	reading chan struct{} // holds one element while src is read
+	stopped atomic.Bool
+	closed  atomic.Bool
+	ended   atomic.Bool           // all of it was read
+	err     atomic.Pointer[error] // why it failed, unless closed before
+}
+
+var errStopped = errors.New("the exchange has ended")
+
+func (u *upload) Read(p []byte) (int, error) {
+	u.reading <- struct{}{}
+	defer func() { <-u.reading }()
+	if u.stopped.Load() {
+		return 0, errStopped
+	}
+	u.watch.await(requestTrack, clientSide)
+	n, err := u.src.Read(p)
+	if err == nil {
+		u.watch.await(requestTrack, upstreamSide)
+		return n, nil
+	}
+	u.watch.await(requestTrack, nobody) // ResponseHeader takes over
+	if err == io.EOF {
+		u.ended.Store(true)
+	} else if !u.closed.Load() {
+		failure := err // a copy: the address of err would cost every Read an allocation
+		u.err.CompareAndSwap(nil, &failure)
+	}
+	return n, err
+}
+
+func (u *upload) Close() error {
+	u.closed.Store(true)
+	return u.src.Close()
+}
+
+// unfinished reports whether the client may still be sending.
+func (u *upload) unfinished() bool { return u != nil && !u.ended.Load() }
+
+// stop ends a Read that is under way, by a deadline in the past, and lets no
+// other begin. It reports whether none is under way any more. The server must
+// not find one when the handler ends: it would wait for it, lift the deadline,
+// and then read what is left of the body without any, for as long as the client
+// likes.
+func (u *upload) stop(rc *http.ResponseController) bool {
+	u.stopped.Store(true)
+	unsupported := rc.SetReadDeadline(past)
+	select {
+	case u.reading <- struct{}{}:
+		<-u.reading
+		return true
+	default:
+	}
+	if unsupported != nil {
+		return false
+	}
+	select {
+	case u.reading <- struct{}{}:
+		<-u.reading
+		return true
+	case <-time.After(lastFlush): // a body of middleware's that does not heed it
+		return false
+	}
+}
