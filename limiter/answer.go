@@ -36,45 +36,9 @@ var (
 	keyless = problem.Prepare(problem.Details{Status: http.StatusInternalServerError})
 )
 
-// serve acts on x.d.
-func (x *exchange) serve(w http.ResponseWriter, next http.Handler) {
-	m := x.m
-	d := &x.d
-	failed := !d.Allowed && d.Err != nil
-	if failed && d.Rule < 0 && m.opts.OnError != nil {
-		d.Allowed = m.opts.OnError(x.r, d.Err)
-	}
-	if m.refunds {
-		// Before any hook: what was charged is settled even if one panics.
-		defer x.refund()
-	}
-	if m.opts.OnDecision != nil && (len(d.Charges) > 0 || d.Err != nil) {
-		m.opts.OnDecision(x.r, d.public())
-	}
-	switch {
-	case d.Allowed && (len(d.Results) == 0 || d.form == NoHeaders && !m.refunds):
-		next.ServeHTTP(w, x.r)
-		x.ended = true
-	case d.Allowed:
-		defer x.finish()
-		next.ServeHTTP(x.rw.Wrap(w, x), x.r)
-		x.ended = true
-	case failed:
-		x.answerFailure(w)
-	case m.opts.OnLimit != nil:
-		defer x.finish()
-		m.opts.OnLimit(x.rw.Wrap(w, x), x.r, d.public())
-		x.ended = true
-	default:
-		x.answerRefusal(w)
-	}
-}
-
 func (x *exchange) answerRefusal(w http.ResponseWriter) {
-	h := w.Header()
 	x.fields.build(&x.d)
-	x.fields.add(h)
-	x.d.setRetryAfter(h)
+	x.fields.add(w.Header())
 	var array [1]string
 	names := x.d.violated(array[:0])
 	if len(names) == 1 && names[0] == x.m.rules[x.d.Rule].Policy.Name {
@@ -94,31 +58,4 @@ func (x *exchange) answerFailure(w http.ResponseWriter) {
 	default:
 		keyless.Write(w)
 	}
-}
-
-// Header implements [respwriter.Hooks].
-func (x *exchange) Header(_ int, h http.Header) {
-	if x.fields.values[0] == "" {
-		x.fields.build(&x.d)
-	}
-	x.fields.add(h)
-	if _, set := h[fieldRetryAfter]; !set {
-		x.d.setRetryAfter(h)
-	}
-}
-
-func (x *exchange) finish() {
-	// A client that left before there was an answer got none, even if net/http
-	// would now write its implicit 200 to nobody.
-	gone := x.rw.Status() == 0 && x.r.Context().Err() != nil
-	x.rw.Finish(x.ended && !gone)
-}
-
-// refund asks every RefundIf about the response.
-func (x *exchange) refund() {
-	status := x.rw.Status()
-	x.d.refundIf(x.r.Context(), func(i int) bool {
-		refundIf := x.m.rules[x.d.which[i]].RefundIf
-		return refundIf != nil && refundIf(status)
-	})
 }

@@ -48,11 +48,15 @@ func Check(ctx context.Context, l Limiter, rules Rules, r *http.Request) (Decisi
 	if d.collect(r, false) {
 		d.take(ctx)
 	}
-	if !d.Allowed {
+	if d.failed() {
 		return d, d.Err
 	}
 	return d, nil
 }
+
+// failed reports whether the request was not decided about. Err alone does not
+// say so: a shadow may have failed beside a refusal.
+func (d *Decision) failed() bool { return !d.Allowed && len(d.Results) == 0 }
 
 // collect fills in the charges. It reports false if a request without a key is
 // to be refused.

@@ -54,18 +54,6 @@ func (d Decision) SetHeader(h http.Header) {
 	var f fields
 	f.build(&d)
 	f.add(h)
-	d.setRetryAfter(h)
-}
-
-// setRetryAfter tells when to come back, in whole seconds (RFC 9110 section
-// 10.2.3), rounded up and at least 1: who waits that long is admitted.
-func (d *Decision) setRetryAfter(h http.Header) {
-	if d.Allowed {
-		return
-	}
-	if after := d.retryAfter(); after > 0 && after != Never {
-		h[fieldRetryAfter] = []string{strconv.FormatInt(seconds(after), 10)}
-	}
 }
 
 func seconds(d time.Duration) int64 {
@@ -76,41 +64,66 @@ func seconds(d time.Duration) int64 {
 	return s
 }
 
-// fields are the values of up to three header fields. They are a field of the
+// fields are the values of up to four header fields. They are a field of the
 // per-request struct, and the header map gets slices of them, so that setting
 // the header allocates one string.
 type fields struct {
 	form   HeaderForm
-	values [3]string // empty if there is nothing to say
+	values [4]string // two or three of the form, then Retry-After; empty if there is nothing to say
+	built  bool
 	added  bool
 }
 
 func (f *fields) build(d *Decision) {
-	f.form = d.form
+	f.form, f.built = d.form, true
+	var array [256]byte
+	var ends [len(f.values)]int
+	b := array[:0]
 	switch d.form {
 	case Draft10:
-		f.buildDraft10(d)
+		b = d.appendQuotas(b)
+		ends[0] = len(b)
+		b = d.appendPolicies(b)
+		ends[1], ends[2] = len(b), len(b)
 	case XRateLimit:
-		f.buildX(d)
+		if i := d.tightest(); i >= 0 {
+			r := &d.Results[i]
+			for k, n := range [...]int64{int64(r.Limit), int64(r.Remaining), seconds(r.ResetAfter)} {
+				b = strconv.AppendInt(b, n, 10)
+				ends[k] = len(b)
+			}
+		}
+	}
+	// In whole seconds (RFC 9110 section 10.2.3), rounded up and so at least 1:
+	// who waits that long is admitted.
+	if after := d.retryAfter(); after > 0 && after != Never {
+		b = strconv.AppendInt(b, seconds(after), 10)
+	}
+	ends[3] = len(b)
+	s, start := string(b), 0
+	for i, end := range ends {
+		f.values[i], start = s[start:end], end
 	}
 }
 
-func (f *fields) buildDraft10(d *Decision) {
-	var array [256]byte
-	b := array[:0]
+func (d *Decision) appendQuotas(b []byte) []byte {
+	start := len(b)
 	for i := range d.Results {
 		if d.told(i) {
-			b = appendQuota(comma(b, 0), &d.Charges[i].Policy, &d.Results[i])
+			b = appendQuota(comma(b, start), &d.Charges[i].Policy, &d.Results[i])
 		}
 	}
-	n := len(b)
+	return b
+}
+
+func (d *Decision) appendPolicies(b []byte) []byte {
+	start := len(b)
 	for i := range d.Results {
 		if d.told(i) {
-			b = appendPolicy(comma(b, n), &d.Charges[i].Policy)
+			b = appendPolicy(comma(b, start), &d.Charges[i].Policy)
 		}
 	}
-	s := string(b)
-	f.values[0], f.values[1] = s[:n], s[n:]
+	return b
 }
 
 // told reports whether clients hear of charge i: not if nobody counted.
@@ -123,49 +136,38 @@ func comma(b []byte, start int) []byte {
 	return b
 }
 
-func (f *fields) buildX(d *Decision) {
+// tightest returns the charge that X-RateLimit speaks of, or -1.
+func (d *Decision) tightest() int {
 	best := -1
 	for i := range d.Results {
 		if !d.told(i) {
 			continue
 		}
 		if !d.Allowed && d.which[i] == d.Rule {
-			best = i
-			break
+			return i
 		}
 		if best < 0 || d.Results[i].Remaining < d.Results[best].Remaining {
 			best = i
 		}
 	}
-	if best < 0 {
-		return
-	}
-	r := &d.Results[best]
-	var array [64]byte
-	b := strconv.AppendInt(array[:0], int64(r.Limit), 10)
-	n := len(b)
-	b = strconv.AppendInt(b, int64(r.Remaining), 10)
-	m := len(b)
-	b = strconv.AppendInt(b, seconds(r.ResetAfter), 10)
-	s := string(b)
-	f.values = [3]string{s[:n], s[n:m], s[m:]}
+	return best
 }
 
 // add adds the fields to h. It is called again when a first attempt to send the
 // header failed, and then adds only what has been lost since.
 func (f *fields) add(h http.Header) {
-	if f.values[0] == "" {
-		return
+	if f.values[3] != "" && len(h[fieldRetryAfter]) == 0 {
+		h[fieldRetryAfter] = f.values[3:4:4]
 	}
-	if f.form == XRateLimit {
-		if f.tighter(h[fieldXRemaining]) {
-			h[fieldXLimit], h[fieldXRemaining], h[fieldXReset] = f.values[0:1:1], f.values[1:2:2], f.values[2:3:3]
-		}
-		return
+	switch {
+	case f.values[0] == "":
+	case f.form == Draft10:
+		f.append(h, fieldRateLimit, 0)
+		f.append(h, fieldPolicy, 1)
+		f.added = true
+	case f.tighter(h[fieldXRemaining]):
+		h[fieldXLimit], h[fieldXRemaining], h[fieldXReset] = f.values[0:1:1], f.values[1:2:2], f.values[2:3:3]
 	}
-	f.append(h, fieldRateLimit, 0)
-	f.append(h, fieldPolicy, 1)
-	f.added = true
 }
 
 func (f *fields) append(h http.Header, name string, i int) {

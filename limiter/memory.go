@@ -15,9 +15,9 @@ const DefaultMaxBytes = 64 << 20
 
 // MemoryOptions are the options of [NewMemory].
 type MemoryOptions struct {
-	// MaxBytes bounds the tables. A key that is not whole takes 32 bytes, 36
-	// to 40 with the free slots between them; a whole one takes none for
-	// long. Up to 32 KiB of locks come on top, and while a table grows its old
+	// MaxBytes bounds the tables. A key that is not whole takes 32 bytes, with
+	// the free slots between them 36 to 40 (up to 50 in small tables); a whole
+	// one takes none for long. Up to 32 KiB of locks come on top, and while a table grows its old
 	// copy is garbage. 0 means DefaultMaxBytes; less than 1 KiB counts as 1
 	// KiB; negative panics.
 	MaxBytes int64

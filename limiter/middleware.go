@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"github.com/goweir/weir/internal/problem"
-	"github.com/goweir/weir/internal/respwriter"
 )
 
 // Options are the options of [Middleware]. The zero value refuses whatever is
@@ -130,43 +129,4 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	newExchange(h.middleware, r, c, res, err).serve(w, h.next)
-}
-
-// An exchange is one request on its way through.
-type exchange struct {
-	respwriter.NoHooks
-	rw     respwriter.Writer
-	m      *middleware
-	r      *http.Request
-	d      Decision
-	fields fields
-	ended  bool // the handler returned
-
-	// Room for the common case.
-	charge [1]Charge
-	result [1]Result
-	which  [1]int
-}
-
-// newExchange makes the exchange of a request to which one rule applies.
-func newExchange(m *middleware, r *http.Request, c Charge, res Result, err error) *exchange {
-	x := &exchange{m: m, r: r, charge: [1]Charge{c}, result: [1]Result{res}}
-	x.d = Decision{limiter: m.limiter, rules: m.rules, form: m.opts.Headers, Rule: -1, Err: err, which: x.which[:]}
-	switch e := err.(type) {
-	case nil:
-		x.d.Charges, x.d.Results = x.charge[:], x.result[:]
-		x.d.settle()
-	case *KeyError:
-		if m.opts.Unkeyed == SkipUnkeyed {
-			x.d.Allowed = true
-			if e.Err == ErrNoKey {
-				x.d.Err = nil
-			}
-		} else {
-			x.d.Rule = e.Rule
-		}
-	default:
-		x.d.Charges = x.charge[:]
-	}
-	return x
 }

@@ -57,7 +57,7 @@ type shard struct {
 	_       [128 - 8 - 8 - 24 - 4*8 - 2*8]byte // keep locks off each other's cache lines
 }
 
-// window is how many slots a newcomer to a full table looks at.
+// window is how many states a newcomer to a full table looks at.
 const window = 16
 
 // minHomes is the size of a shard's first table.
@@ -151,7 +151,7 @@ func (s *shard) roomLocked(i int, now int64) int {
 	return -1
 }
 
-// soonestLocked looks at no more than 16 slots and returns the one that is whole
+// soonestLocked looks at no more than 16 states and returns the one that is whole
 // soonest, and when. It looks from i on, where the newcomer belongs, and past
 // the end at the beginning.
 func (s *shard) soonestLocked(i int) (best int, at int64) {
@@ -161,20 +161,24 @@ func (s *shard) soonestLocked(i int) (best int, at int64) {
 		gap++
 	}
 	if gap == end {
-		// The tail is full, and only one of those in it makes room there.
+		// The tail is full, and only one of those in it makes room there. It has
+		// no gaps: what stands in it was pushed there from its home.
 		i = max(s.homes, end-window)
 	}
 	best, soonest := -1, uint64(math.MaxUint64)
-	for n := 0; n < window || best < 0; n++ {
-		if i >= s.homes && s.slots[i].key == 0 {
-			if gap == end {
-				break
-			}
-			i = 0
-		}
+	for seen, n := 0, 0; seen < window && n < len(s.slots); n++ {
 		c := &s.slots[i]
-		if t := uint64(c.arrival) + c.rest>>1; c.key != 0 && t < soonest {
-			best, soonest = i, t
+		switch {
+		case c.key != 0:
+			seen++
+			if t := uint64(c.arrival) + c.rest>>1; t < soonest {
+				best, soonest = i, t
+			}
+		case i < s.homes:
+		case gap == end:
+			return best, int64(min(soonest, math.MaxInt64))
+		default:
+			i = -1
 		}
 		i++
 	}

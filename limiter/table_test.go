@@ -41,7 +41,11 @@ func (s *shard) checkLocked(t *testing.T) {
 // either end or share all of their first half.
 func TestTableAgainstMap(t *testing.T) {
 	const never = 1 << 40 // settled long after every test
-	for seed := range uint64(300) {
+	tables := uint64(200)
+	if testing.Short() {
+		tables = 20
+	}
+	for seed := range tables {
 		rnd := rand.New(rand.NewPCG(seed, 3))
 		s := &shard{max: 1 + rnd.IntN(400)}
 		held := map[identity]int64{}

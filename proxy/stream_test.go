@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"runtime"
@@ -31,9 +32,7 @@ func TestFirstByteArrivesFirst(t *testing.T) {
 	} {
 		release := make(chan bool)
 		handler := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			for k, v := range header {
-				w.Header()[k] = v
-			}
+			maps.Copy(w.Header(), header)
 			w.WriteHeader(200)
 			http.NewResponseController(w).Flush()
 			<-release

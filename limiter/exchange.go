@@ -1,0 +1,104 @@
+package limiter
+
+import (
+	"net/http"
+
+	"github.com/goweir/weir/internal/respwriter"
+)
+
+// An exchange is one request on its way through.
+type exchange struct {
+	respwriter.NoHooks
+	rw     respwriter.Writer
+	m      *middleware
+	r      *http.Request
+	d      Decision
+	fields fields
+	ended  bool // the handler returned
+
+	// Room for the common case.
+	charge [1]Charge
+	result [1]Result
+	which  [1]int
+}
+
+// newExchange makes the exchange of a request to which one rule applies.
+func newExchange(m *middleware, r *http.Request, c Charge, res Result, err error) *exchange {
+	x := &exchange{m: m, r: r, charge: [1]Charge{c}, result: [1]Result{res}}
+	x.d = Decision{limiter: m.limiter, rules: m.rules, form: m.opts.Headers, Rule: -1, Err: err, which: x.which[:]}
+	switch e := err.(type) {
+	case nil:
+		x.d.Charges, x.d.Results = x.charge[:], x.result[:]
+		x.d.settle()
+	case *KeyError:
+		if m.opts.Unkeyed == SkipUnkeyed {
+			x.d.Allowed = true
+			if e.Err == ErrNoKey {
+				x.d.Err = nil
+			}
+		} else {
+			x.d.Rule = e.Rule
+		}
+	default:
+		x.d.Charges = x.charge[:]
+	}
+	return x
+}
+
+// serve acts on x.d.
+func (x *exchange) serve(w http.ResponseWriter, next http.Handler) {
+	m := x.m
+	d := &x.d
+	failed := d.failed()
+	if failed && d.Rule < 0 && m.opts.OnError != nil {
+		d.Allowed = m.opts.OnError(x.r, d.Err)
+	}
+	if m.refunds {
+		// Before any hook: what was charged is settled even if one panics.
+		defer x.refund()
+	}
+	if m.opts.OnDecision != nil && (len(d.Charges) > 0 || d.Err != nil) {
+		m.opts.OnDecision(x.r, d.public())
+	}
+	switch {
+	case d.Allowed && (len(d.Results) == 0 || d.form == NoHeaders && !m.refunds):
+		next.ServeHTTP(w, x.r)
+		x.ended = true
+	case d.Allowed:
+		defer x.finish()
+		next.ServeHTTP(x.rw.Wrap(w, x), x.r)
+		x.ended = true
+	case failed:
+		x.answerFailure(w)
+	case m.opts.OnLimit != nil:
+		defer x.finish()
+		m.opts.OnLimit(x.rw.Wrap(w, x), x.r, d.public())
+		x.ended = true
+	default:
+		x.answerRefusal(w)
+	}
+}
+
+// Header implements [respwriter.Hooks].
+func (x *exchange) Header(_ int, h http.Header) {
+	if !x.fields.built {
+		x.fields.build(&x.d)
+	}
+	x.fields.add(h)
+}
+
+func (x *exchange) finish() {
+	// A client that left before there was an answer got none, even if net/http
+	// would now write its implicit 200 to nobody.
+	gone := x.rw.Status() == 0 && x.r.Context().Err() != nil
+	x.rw.Finish(x.ended && !gone)
+}
+
+// refund asks every RefundIf about the response.
+func (x *exchange) refund() {
+	status := x.rw.Status()
+	x.d.refundIf(x.r.Context(), func(i int) bool {
+		refundIf := x.m.rules[x.d.which[i]].RefundIf
+		return refundIf != nil && refundIf(status)
+	})
+}
