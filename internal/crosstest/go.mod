@@ -7,4 +7,6 @@ require (
 	golang.org/x/time v0.16.0
 )
 
+require pgregory.net/rapid v1.3.0
+
 replace github.com/goweir/weir => ../../

@@ -64,7 +64,7 @@ func (r *rounding) drift(ahead time.Duration) time.Duration {
 		return time.Duration(r.charges + 1)
 	}
 	excess := big.NewInt(r.unit*int64(r.policy.Limit) - int64(r.policy.Window))
-	excess.Mul(excess, big.NewInt(int64(time.Since(r.wholeAt) + ahead)))
+	excess.Mul(excess, big.NewInt(int64(time.Since(r.wholeAt)+ahead)))
 	window := big.NewInt(int64(r.policy.Window))
 	excess.Add(excess, window).Sub(excess, big.NewInt(1)) // rounded up
 	return time.Duration(excess.Div(excess, window).Int64())
