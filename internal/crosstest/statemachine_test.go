@@ -161,6 +161,7 @@ type machine struct {
 	model    dam
 	policies []limiter.Policy
 	held     []*held
+	last     limiter.Charge
 }
 
 type held struct {
@@ -179,6 +180,11 @@ func drawPolicy(t *rapid.T, name string) limiter.Policy {
 }
 
 func (m *machine) drawCharge(t *rapid.T) limiter.Charge {
+	// What is interesting happens between charges to the same quota, above all
+	// between equal ones.
+	if m.last.Cost > 0 && rapid.Bool().Draw(t, "again") {
+		return m.last
+	}
 	p := rapid.SampledFrom(m.policies).Draw(t, "policy")
 	c := limiter.Charge{
 		Policy: p,
@@ -188,6 +194,7 @@ func (m *machine) drawCharge(t *rapid.T) limiter.Charge {
 	if p.Limit > 0 && rapid.IntRange(0, 3).Draw(t, "waits") == 0 {
 		c.MaxDelay = time.Duration(rapid.Int64Range(1, int64(worth(p, 4))).Draw(t, "maxDelay"))
 	}
+	m.last = c
 	return c
 }
 
@@ -234,13 +241,13 @@ func (m *machine) TakeAll(t *rapid.T) {
 	m.compare(t, cs, rs)
 }
 
-// Refund gives back one of all charges there ever were, so the same one often
-// twice: the second time, nothing may happen.
+// Refund gives back one of the latest charges, so the same one often twice: the
+// second time, nothing may happen.
 func (m *machine) Refund(t *rapid.T) {
 	if len(m.held) == 0 {
 		t.Skip("nothing was charged yet")
 	}
-	h := rapid.SampledFrom(m.held).Draw(t, "receipt")
+	h := m.held[max(0, len(m.held)-1-rapid.IntRange(0, 5).Draw(t, "age"))]
 	first := h.result.Receipt != limiter.Receipt{}
 	if err := m.limiter.Refund(context.Background(), h.charge, &h.result); err != nil {
 		t.Fatal(err)
@@ -265,6 +272,7 @@ func (m *machine) Reset(t *rapid.T) {
 func (m *machine) Change(t *rapid.T) {
 	i := rapid.IntRange(0, len(m.policies)-1).Draw(t, "which")
 	m.policies[i] = drawPolicy(t, m.policies[i].Name)
+	m.last = limiter.Charge{}
 }
 
 func (m *machine) Advance(t *rapid.T) {
