@@ -9,4 +9,6 @@ require (
 
 require pgregory.net/rapid v1.3.0
 
+require github.com/dunglas/httpsfv v1.1.2
+
 replace github.com/goweir/weir => ../../
