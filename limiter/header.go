@@ -221,7 +221,7 @@ func untilMore(p *Policy, r *Result) time.Duration {
 		return 0
 	}
 	more := r.ResetAfter
-	if p.Algorithm == TokenBucket {
+	if p.Algorithm == TokenBucket || p.Algorithm == LeakyBucket {
 		q := quotaOf(p)
 		if price, ok := q.price(r.Remaining + 1); ok {
 			more = min(more, r.ResetAfter-time.Duration(max(0, q.capacity-price)))

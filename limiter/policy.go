@@ -11,15 +11,29 @@ import (
 // An Algorithm is a way of counting. The zero value is [TokenBucket].
 type Algorithm uint8
 
-// TokenBucket lets Burst units pass at once and gives Limit units back over
-// each Window, evenly. It is counted by GCRA (the generic cell rate algorithm
-// of ITU-T I.371): the state is one point in time. Most callers should use it.
-const TokenBucket Algorithm = 0
+const (
+	// TokenBucket lets Burst units pass at once and gives Limit units back over
+	// each Window, evenly: in any time t at most Burst + Limit*t/Window pass.
+	// It is counted by GCRA (the generic cell rate algorithm of ITU-T I.371):
+	// the state is one point in time. Most callers should use it.
+	TokenBucket Algorithm = iota
+
+	// LeakyBucket shapes: it spreads what comes at once so that units pass at
+	// an even pace, one each Window/Limit. A charge is admitted with the Delay
+	// after which its turn comes, as long as no more than Burst units are
+	// underway, the one that passes now included; the first after a pause
+	// passes at once. Use it in front of what can bear a rate but no burst, and
+	// where callers would rather wait than be refused: the units are held open
+	// meanwhile, so keep Burst small.
+	LeakyBucket
+)
+
+var algorithms = [...]string{"token bucket", "leaky bucket"}
 
 // String returns the algorithm's name in words, as in "token bucket".
 func (a Algorithm) String() string {
-	if a == TokenBucket {
-		return "token bucket"
+	if int(a) < len(algorithms) {
+		return algorithms[a]
 	}
 	return "Algorithm(" + strconv.Itoa(int(a)) + ")"
 }
@@ -108,8 +122,9 @@ func (p Policy) Validate() error {
 	} else if !printable(p.Name) {
 		fault("Name", "has bytes that are not printable ASCII (0x20 to 0x7e)")
 	}
-	if p.Algorithm != TokenBucket {
-		fault("Algorithm", "is %d; allowed: %d (%v)", p.Algorithm, TokenBucket, TokenBucket)
+	if int(p.Algorithm) >= len(algorithms) {
+		last := Algorithm(len(algorithms) - 1)
+		fault("Algorithm", "is %d; allowed: %d (%v) to %d (%v)", p.Algorithm, TokenBucket, TokenBucket, last, last)
 	}
 	if p.Limit < 0 {
 		fault("Limit", "is %d; allowed: 0 (deny everything) or more", p.Limit)
