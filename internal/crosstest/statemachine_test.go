@@ -11,9 +11,9 @@ import (
 	"github.com/goweir/weir/limiter"
 )
 
-// A tank is the token bucket of one quota, written from its description: a unit
-// is worth Window/Limit rounded up, and the state is when the quota is whole
-// again. What is simpler than the real one: all that was ever given back is
+// A tank is the token bucket or the leaky bucket of one quota, written from their
+// description: a unit is worth Window/Limit rounded up, and the state is when the
+// quota is whole again. What is simpler than the real one: all that was ever given back is
 // summed up for good, a Reset starts an epoch whose older receipts are void, and
 // nothing saturates.
 type tank struct {
@@ -60,7 +60,7 @@ func (k *tank) charge(c limiter.Charge) note {
 		k.whole, k.turns = time.Now(), false
 	}
 	k.whole = k.whole.Add(worth(c.Policy, c.Cost))
-	k.turns = k.turns || c.MaxDelay > 0
+	k.turns = k.turns || c.MaxDelay > 0 || c.Policy.Algorithm == limiter.LeakyBucket
 	return note{worth(c.Policy, c.Cost), k.whole, k.given, k.epoch}
 }
 
@@ -89,7 +89,7 @@ func (k *tank) reset() {
 type dam map[string]*tank
 
 func (d dam) of(c limiter.Charge) *tank {
-	name := c.Policy.Name + "/" + c.Key
+	name := c.Policy.Algorithm.String() + "/" + c.Policy.Name + "/" + c.Key
 	if d[name] == nil {
 		d[name] = &tank{}
 	}
@@ -119,13 +119,24 @@ func (d dam) takeAll(cs []limiter.Charge) ([]limiter.Result, []note) {
 			}
 		}
 		wait, never := d.of(c).until(c.Policy, c.Cost, others)
+		// late is how much later the turn would come than the caller waits. A
+		// token bucket lets pass what fits, and the rest when it fits; a leaky
+		// one lets nothing wait that does not fit, and everything until what
+		// came before has passed.
+		late, delay := wait-c.MaxDelay, max(0, wait)
+		if c.Policy.Algorithm == limiter.LeakyBucket {
+			late, delay = wait, d.of(c).owed()+others
+			if c.MaxDelay > 0 {
+				late = max(late, delay-c.MaxDelay)
+			}
+		}
 		switch {
 		case never:
 			r.RetryAfter = limiter.Never
-		case wait > c.MaxDelay:
-			r.RetryAfter = wait - c.MaxDelay
+		case late > 0:
+			r.RetryAfter = late
 		default:
-			r.Allowed, r.Delay = true, max(0, wait)
+			r.Allowed, r.Delay = true, delay
 		}
 		all = all && r.Allowed
 	}
@@ -172,10 +183,11 @@ type held struct {
 
 func drawPolicy(t *rapid.T, name string) limiter.Policy {
 	return limiter.Policy{
-		Name:   name,
-		Limit:  rapid.OneOf(rapid.IntRange(1, 5), rapid.IntRange(0, 30)).Draw(t, "limit"),
-		Window: rapid.SampledFrom([]time.Duration{time.Millisecond, time.Second, 7 * time.Second, time.Minute}).Draw(t, "window"),
-		Burst:  rapid.OneOf(rapid.Just(0), rapid.IntRange(1, 40)).Draw(t, "burst"),
+		Name:      name,
+		Algorithm: rapid.SampledFrom([]limiter.Algorithm{limiter.TokenBucket, limiter.LeakyBucket}).Draw(t, "algorithm"),
+		Limit:     rapid.OneOf(rapid.IntRange(1, 5), rapid.IntRange(0, 30)).Draw(t, "limit"),
+		Window:    rapid.SampledFrom([]time.Duration{time.Millisecond, time.Second, 7 * time.Second, time.Minute}).Draw(t, "window"),
+		Burst:     rapid.OneOf(rapid.Just(0), rapid.IntRange(1, 40)).Draw(t, "burst"),
 	}
 }
 
@@ -268,7 +280,8 @@ func (m *machine) Reset(t *rapid.T) {
 	m.model.of(c).reset()
 }
 
-// Change gives a policy another Limit, Window and Burst; what is stored stays.
+// Change gives a policy another Limit, Window and Burst, and what is stored stays,
+// or another Algorithm, which has a state of its own.
 func (m *machine) Change(t *rapid.T) {
 	i := rapid.IntRange(0, len(m.policies)-1).Draw(t, "which")
 	m.policies[i] = drawPolicy(t, m.policies[i].Name)
@@ -312,9 +325,9 @@ func modelled(t *rapid.T) {
 	})
 }
 
-func TestTokenBucketIsTheModel(t *testing.T) { rapid.Check(t, modelled) }
+func TestBucketsAreTheModel(t *testing.T) { rapid.Check(t, modelled) }
 
-func FuzzTokenBucketIsTheModel(f *testing.F) { f.Fuzz(rapid.MakeFuzz(modelled)) }
+func FuzzBucketsAreTheModel(f *testing.F) { f.Fuzz(rapid.MakeFuzz(modelled)) }
 
 // Costs, and what they are worth, at the ends of their ranges: nothing that can
 // be asked overflows into an admission.
