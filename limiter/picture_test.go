@@ -31,11 +31,11 @@ var pictured = []struct {
 const (
 	pictureLimit  = 10
 	pictureWindow = 10 * time.Second
-	pictureTime   = 50 * time.Second
+	pictureTime   = 60 * time.Second
 )
 
 // traffic is when requests arrive: few, then two bursts around the edge of a
-// window, a pause, three times the limit for 14 s, and a small burst at the end.
+// window, a pause, four times the limit for 14 s, and a small burst at the end.
 func traffic() []time.Duration {
 	var at []time.Duration
 	every := func(from, to, step time.Duration) {
@@ -51,8 +51,8 @@ func traffic() []time.Duration {
 	every(1100*ms, 8*s, 2*s)
 	burst(9100*ms, 12)
 	burst(10600*ms, 12)
-	every(22100*ms, 36*s, 333*ms)
-	burst(44100*ms, 6)
+	every(22100*ms, 36*s, 250*ms)
+	burst(52100*ms, 6)
 	return at
 }
 
@@ -106,7 +106,7 @@ func observe(t *testing.T, a limiter.Algorithm) *outcome {
 // Of the drawing, in pixels. A request is a brick, as wide as half a second;
 // bricks of the same half second are piled up.
 const (
-	brick  = 8  // with its gap
+	brick  = 7  // with its gap
 	course = 5  // height of a brick with its gap
 	left   = 44 // margins
 	right  = 20
@@ -148,7 +148,9 @@ text { fill: #e6edf3; }
 `
 
 // x returns where an instant is drawn.
-func x(t time.Duration) float64 { return left + float64(t)/float64(500*ms)*brick }
+func x(t time.Duration) float64 {
+	return left + float64(t.Round(50*ms))/float64(500*ms)*brick
+}
 
 // A drawing is an SVG in the making.
 type drawing struct {
@@ -163,10 +165,10 @@ func (d *drawing) brick(class string, t time.Duration, ground int) {
 	d.height[i]++
 	top := ground - d.height[i]*course
 	if class == "refused" { // the stroke stands half outside
-		d.line(`<rect class="refused" x="%g" y="%g" width="6" height="3"/>`, float64(left+i*brick)+1.5, float64(top)+0.5)
+		d.line(`<rect class="refused" x="%g" y="%g" width="5" height="3"/>`, float64(left+i*brick)+1.5, float64(top)+0.5)
 		return
 	}
-	d.line(`<rect class="%s" x="%d" y="%d" width="7" height="4"/>`, class, left+i*brick+1, top)
+	d.line(`<rect class="%s" x="%d" y="%d" width="6" height="4"/>`, class, left+i*brick+1, top)
 }
 
 // grid draws the time axis of a panel.
@@ -203,11 +205,14 @@ func (d *drawing) algorithm(top int, name, sees string, o *outcome) {
 		d.line(`<text class="axis" x="%d" y="%g" text-anchor="end">%d</text>`, left-6, level(n)+3.5, n)
 	}
 	fmt.Fprintf(d, `<path class="curve" d="M%d %g`, left, level(0))
-	last := 0
-	for t := time.Duration(0); t < pictureTime; t += 100 * ms {
-		if n := o.within(t); n != last {
-			fmt.Fprintf(d, "H%gV%g", x(t), level(n))
-			last = n
+	steps := slices.Clone(o.passed)
+	for _, t := range o.passed {
+		steps = append(steps, t+pictureWindow)
+	}
+	slices.Sort(steps)
+	for _, t := range slices.Compact(steps) {
+		if t < pictureTime {
+			fmt.Fprintf(d, "H%gV%g", x(t), level(o.within(t)))
 		}
 	}
 	d.line(`H%g"/>`, x(pictureTime))
@@ -220,11 +225,11 @@ func draw(outcomes []*outcome) []byte {
 	d.line(`<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d" role="img" aria-labelledby="title desc">`,
 		width, height, width, height)
 	d.line(`<title id="title">Each algorithm under the same traffic</title>`)
-	d.line(`<desc id="desc">Requests over 50 seconds against a limit of 10 in 10 seconds: which of them pass, when, and which are refused.</desc>`)
+	d.line(`<desc id="desc">Requests over a minute against a limit of 10 in 10 seconds: which of them pass, when, and which are refused.</desc>`)
 	d.line(`<style>%s</style>`, pictureStyle)
 	d.line(`<rect class="ground" width="%d" height="%d"/>`, width, height)
 
-	d.line(`<text x="%d" y="24"><tspan class="bold">Offered</tspan> to a limit of 10 in 10 s: few, two bursts around the 10th second, three times the limit, a small burst</text>`, left)
+	d.line(`<text x="%d" y="24"><tspan class="bold">Offered</tspan> to a limit of 10 in 10 s: few, two bursts around the 10th second, four times the limit, a small burst</text>`, left)
 	d.grid(36, 46+piles)
 	for _, t := range traffic() {
 		d.brick("offered", t, 46+piles)
@@ -235,7 +240,7 @@ func draw(outcomes []*outcome) []byte {
 
 	y := height - 38
 	for t := time.Duration(0); t <= pictureTime; t += 10 * s {
-		d.line(`<text class="axis" x="%g" y="%d" text-anchor="middle">%v</text>`, x(t), y, t)
+		d.line(`<text class="axis" x="%g" y="%d" text-anchor="middle">%d s</text>`, x(t), y, t/s)
 	}
 	y = height - 14
 	at := left
@@ -248,7 +253,7 @@ func draw(outcomes []*outcome) []byte {
 		if !bytes.Contains(d.Bytes(), []byte(`"`+l.class+`"`)) {
 			continue
 		}
-		d.line(`<rect class="%s" x="%d.5" y="%d.5" width="7" height="4"/>`, l.class, at, y-6)
+		d.line(`<rect class="%s" x="%d.5" y="%d.5" width="6" height="4"/>`, l.class, at, y-6)
 		d.line(`<text x="%d" y="%d">%s</text>`, at+14, y, l.text)
 		at += l.width
 	}
