@@ -221,6 +221,9 @@ func untilMore(p *Policy, r *Result) time.Duration {
 		return 0
 	}
 	more := r.ResetAfter
+	if r.MoreAfter > 0 {
+		more = min(more, r.MoreAfter)
+	}
 	if p.Algorithm == TokenBucket || p.Algorithm == LeakyBucket {
 		q := quotaOf(p)
 		if price, ok := q.price(r.Remaining + 1); ok {

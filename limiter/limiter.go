@@ -72,6 +72,11 @@ type Result struct {
 	// ResetAfter is the time until the quota is whole again.
 	ResetAfter time.Duration
 
+	// MoreAfter is the time until Remaining grows. It is set for the window
+	// algorithms; for the others it follows from the rest. 0: not known, or
+	// the quota is whole.
+	MoreAfter time.Duration
+
 	// Delay is how long to hold the caller before going on. It is set only
 	// for charges with MaxDelay and those of a LeakyBucket. [Middleware] and
 	// [Wait] do so by themselves.
@@ -144,7 +149,7 @@ type Limiter interface {
 func (c *Charge) countable() bool {
 	p := &c.Policy
 	return p.Name != "" && int(p.Algorithm) < len(algorithms) && p.Limit >= 0 && p.Window >= minWindow &&
-		p.Burst >= 0 && c.Cost >= 0 && c.MaxDelay >= 0
+		p.Burst >= 0 && c.Cost >= 0 && c.MaxDelay >= 0 && (p.Burst == 0 || !p.Algorithm.windowed())
 }
 
 // check returns the faults of a charge that is not countable.

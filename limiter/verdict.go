@@ -2,13 +2,13 @@ package limiter
 
 import "time"
 
-// A verdict is one charge on its way through Memory: judged and charged under
-// the shard's lock, made into a Result after it.
+// A verdict is one charge to a bucket on its way through Memory: judged and
+// charged under the shard's lock, made into a Result after it.
 type verdict struct {
 	q       quota
 	b       bucket // as it was before, after charge as it is
 	now     int64
-	price   int64
+	price   int64 // nanoseconds of a bucket, units of a window
 	delay   int64 // until the caller may go on, if it is allowed
 	lack    int64 // until it would be allowed: 0 or less if it is; meaningless if never
 	allowed bool

@@ -16,7 +16,8 @@ var ErrNever = errors.New("limiter: the charge can never fit")
 // same quota get their turns in the order in which they came. MaxDelay is
 // ignored: ctx's deadline stands for it.
 //
-// In a LeakyBucket only Burst units can wait for their turns; callers beyond
+// The window algorithms have no turns: callers try again when the charge may
+// fit, in no order. In a LeakyBucket only Burst units can wait for their turns; callers beyond
 // that try again when there is room, in no order.
 //
 // It fails at once, and charges nothing, if the turn cannot come before ctx's
@@ -67,7 +68,8 @@ func late(c *Charge, r *Result) bool {
 		// comes when everything that is underway now has left.
 		return max(r.RetryAfter, r.ResetAfter) > c.MaxDelay
 	}
-	return true
+	// There are no turns in windows, but a time when it fits.
+	return !c.Policy.Algorithm.windowed() || r.RetryAfter > c.MaxDelay
 }
 
 // sleep reports whether d passed before ctx ended.
