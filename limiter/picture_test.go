@@ -26,6 +26,8 @@ var pictured = []struct {
 }{
 	{limiter.TokenBucket, "TokenBucket", "the whole burst after a pause, then what comes back: one a second"},
 	{limiter.LeakyBucket, "LeakyBucket", "one a second, never faster; up to ten are held until their turn"},
+	{limiter.FixedWindow, "FixedWindow", "ten in each window of the clock, so up to twenty around its edge"},
+	{limiter.SlidingWindow, "SlidingWindow", "ten, and of the window before what would lie within 10 s had it come evenly"},
 }
 
 const (
