@@ -28,6 +28,7 @@ var pictured = []struct {
 	{limiter.LeakyBucket, "LeakyBucket", "one a second, never faster; up to ten are held until their turn"},
 	{limiter.FixedWindow, "FixedWindow", "ten in each window of the clock, so up to twenty around its edge"},
 	{limiter.SlidingWindow, "SlidingWindow", "ten, and of the window before what would lie within 10 s had it come evenly"},
+	{limiter.SlidingLog, "SlidingLog", "ten within any 10 s"},
 }
 
 const (
