@@ -5,7 +5,7 @@
 //   - RateLimit fields are read back by a parser of Structured Fields (RFC 9651)
 //     that shares nothing with the code that writes them;
 //   - the token bucket is compared with golang.org/x/time/rate;
-//   - sequences of operations, and keys, are drawn and shrunk by
+//   - sequences of operations on all algorithms, and keys, are drawn and shrunk by
 //     pgregory.net/rapid.
 //
 // There is nothing here to import.

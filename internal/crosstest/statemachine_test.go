@@ -23,8 +23,10 @@ type tank struct {
 	epoch int
 }
 
-// A note is what a tank wrote down about a charge.
+// A note is what a model wrote down about a charge.
 type note struct {
+	booking *booking // of a ledger; the rest is of a tank
+
 	paid  time.Duration
 	until time.Time
 	given time.Duration
@@ -61,7 +63,7 @@ func (k *tank) charge(c limiter.Charge) note {
 	}
 	k.whole = k.whole.Add(worth(c.Policy, c.Cost))
 	k.turns = k.turns || c.MaxDelay > 0 || c.Policy.Algorithm == limiter.LeakyBucket
-	return note{worth(c.Policy, c.Cost), k.whole, k.given, k.epoch}
+	return note{nil, worth(c.Policy, c.Cost), k.whole, k.given, k.epoch}
 }
 
 func (k *tank) refund(n note) {
@@ -86,14 +88,45 @@ func (k *tank) reset() {
 }
 
 // A dam is the model of a whole limiter.
-type dam map[string]*tank
+type dam struct {
+	tanks   map[string]*tank
+	ledgers map[string]*ledger
+}
 
-func (d dam) of(c limiter.Charge) *tank {
-	name := c.Policy.Algorithm.String() + "/" + c.Policy.Name + "/" + c.Key
-	if d[name] == nil {
-		d[name] = &tank{}
+// name is what tells quotas apart.
+func name(c limiter.Charge) string {
+	s := c.Policy.Algorithm.String() + "/" + c.Policy.Name + "/" + c.Key
+	if windowed(c.Policy.Algorithm) {
+		s += "/" + c.Policy.Window.String()
 	}
-	return d[name]
+	return s
+}
+
+func (d dam) tank(c limiter.Charge) *tank {
+	if d.tanks[name(c)] == nil {
+		d.tanks[name(c)] = &tank{}
+	}
+	return d.tanks[name(c)]
+}
+
+func (d dam) ledger(c limiter.Charge) *ledger {
+	if d.ledgers[name(c)] == nil {
+		d.ledgers[name(c)] = &ledger{}
+	}
+	return d.ledgers[name(c)]
+}
+
+func (d dam) refund(c limiter.Charge, n note) {
+	if n.booking != nil {
+		n.booking.units = 0
+	} else {
+		d.tank(c).refund(n)
+	}
+}
+
+func (d dam) reset(c limiter.Charge) {
+	d.tank(c).reset()
+	d.ledger(c).reset()
 }
 
 // takeAll returns the results, without receipts, and the notes of what was
@@ -113,19 +146,27 @@ func (d dam) takeAll(cs []limiter.Charge) ([]limiter.Result, []note) {
 			continue
 		}
 		var others time.Duration
+		var units int
 		for j, o := range cs[:i] {
-			if d.of(o) == d.of(c) && results[j].Allowed {
+			if name(o) == name(c) && results[j].Allowed {
 				others += worth(o.Policy, o.Cost)
+				units += o.Cost
 			}
 		}
-		wait, never := d.of(c).until(c.Policy, c.Cost, others)
+		if windowed(c.Policy.Algorithm) {
+			judged := d.ledger(c).judge(c, units)
+			r.Allowed, r.RetryAfter = judged.Allowed, judged.RetryAfter
+			all = all && r.Allowed
+			continue
+		}
+		wait, never := d.tank(c).until(c.Policy, c.Cost, others)
 		// late is how much later the turn would come than the caller waits. A
 		// token bucket lets pass what fits, and the rest when it fits; a leaky
 		// one lets nothing wait that does not fit, and everything until what
 		// came before has passed.
 		late, delay := wait-c.MaxDelay, max(0, wait)
 		if c.Policy.Algorithm == limiter.LeakyBucket {
-			late, delay = wait, d.of(c).owed()+others
+			late, delay = wait, d.tank(c).owed()+others
 			if c.MaxDelay > 0 {
 				late = max(late, delay-c.MaxDelay)
 			}
@@ -141,8 +182,12 @@ func (d dam) takeAll(cs []limiter.Charge) ([]limiter.Result, []note) {
 		all = all && r.Allowed
 	}
 	for i, c := range cs {
-		if all && c.Cost > 0 {
-			notes[i] = d.of(c).charge(c)
+		switch {
+		case !all || c.Cost == 0:
+		case windowed(c.Policy.Algorithm):
+			notes[i] = note{booking: d.ledger(c).charge(c.Cost)}
+		default:
+			notes[i] = d.tank(c).charge(c)
 		}
 	}
 	// What remains is told as it is in the end.
@@ -150,7 +195,11 @@ func (d dam) takeAll(cs []limiter.Charge) ([]limiter.Result, []note) {
 		if c.Policy.Limit == 0 {
 			continue
 		}
-		k, r := d.of(c), &results[i]
+		if windowed(c.Policy.Algorithm) {
+			d.ledger(c).tell(c, &results[i])
+			continue
+		}
+		k, r := d.tank(c), &results[i]
 		r.ResetAfter = k.owed()
 		for r.Remaining < burst(c.Policy) {
 			if wait, _ := k.until(c.Policy, r.Remaining+1, 0); wait > 0 && k.owed() > 0 {
@@ -182,13 +231,17 @@ type held struct {
 }
 
 func drawPolicy(t *rapid.T, name string) limiter.Policy {
-	return limiter.Policy{
+	p := limiter.Policy{
 		Name:      name,
-		Algorithm: rapid.SampledFrom([]limiter.Algorithm{limiter.TokenBucket, limiter.LeakyBucket}).Draw(t, "algorithm"),
+		Algorithm: rapid.SampledFrom(algorithms()).Draw(t, "algorithm"),
 		Limit:     rapid.OneOf(rapid.IntRange(1, 5), rapid.IntRange(0, 30)).Draw(t, "limit"),
 		Window:    rapid.SampledFrom([]time.Duration{time.Millisecond, time.Second, 7 * time.Second, time.Minute}).Draw(t, "window"),
 		Burst:     rapid.OneOf(rapid.Just(0), rapid.IntRange(1, 40)).Draw(t, "burst"),
 	}
+	if windowed(p.Algorithm) {
+		p.Burst = 0
+	}
+	return p
 }
 
 func (m *machine) drawCharge(t *rapid.T) limiter.Charge {
@@ -246,7 +299,7 @@ func (m *machine) TakeAll(t *rapid.T) {
 		// Not drawn is a look in one step with a charge to the same quota, of
 		// which Memory reports the state before the charge, for both.
 		for i, o := range cs {
-			if m.model.of(o) == m.model.of(c) {
+			if name(o) == name(c) && !windowed(c.Policy.Algorithm) {
 				cs[i].Cost, c.Cost = max(o.Cost, 1), max(c.Cost, 1)
 			}
 		}
@@ -274,7 +327,7 @@ func (m *machine) Refund(t *rapid.T) {
 		t.Errorf("after a refund the receipt is %+v", h.result.Receipt)
 	}
 	if first {
-		m.model.of(h.charge).refund(h.note)
+		m.model.refund(h.charge, h.note)
 	}
 }
 
@@ -283,11 +336,12 @@ func (m *machine) Reset(t *rapid.T) {
 	if err := m.limiter.Reset(context.Background(), c); err != nil {
 		t.Fatal(err)
 	}
-	m.model.of(c).reset()
+	m.model.reset(c)
 }
 
 // Change gives a policy another Limit, Window and Burst, and what is stored stays,
-// or another Algorithm, which has a state of its own.
+// or another Algorithm, which has a state of its own; with
+// windows, so has another Window.
 func (m *machine) Change(t *rapid.T) {
 	i := rapid.IntRange(0, len(m.policies)-1).Draw(t, "which")
 	m.policies[i] = drawPolicy(t, m.policies[i].Name)
@@ -300,6 +354,10 @@ func (m *machine) Advance(t *rapid.T) {
 	time.Sleep(rapid.OneOf(
 		rapid.Map(rapid.IntRange(0, 5), func(n int) time.Duration { return worth(p, n) }), // to the edges
 		rapid.Map(rapid.Int64Range(0, int64(worth(p, burst(p)+1))), func(n int64) time.Duration { return time.Duration(n) }),
+		rapid.Map(rapid.Int64Range(-1, 1), func(n int64) time.Duration { // to the edge of a window
+			return p.Window - time.Duration(time.Now().UnixNano()%int64(p.Window)+n)
+		}),
+		rapid.Just(p.Window),
 		rapid.Just(time.Nanosecond),
 	).Draw(t, "sleep"))
 }
@@ -323,7 +381,7 @@ func (m *machine) Check(t *rapid.T) {
 // how long it may go on shrinking, stays in real time.
 func modelled(t *rapid.T) {
 	rapid.SyncTest(t, func(t *rapid.T) {
-		m := &machine{limiter: limiter.NewMemory(nil), model: dam{}}
+		m := &machine{limiter: limiter.NewMemory(nil), model: dam{map[string]*tank{}, map[string]*ledger{}}}
 		for _, name := range []string{"p", "q"} {
 			m.policies = append(m.policies, drawPolicy(t, name))
 		}
@@ -331,9 +389,9 @@ func modelled(t *rapid.T) {
 	})
 }
 
-func TestBucketsAreTheModel(t *testing.T) { rapid.Check(t, modelled) }
+func TestLimiterIsTheModel(t *testing.T) { rapid.Check(t, modelled) }
 
-func FuzzBucketsAreTheModel(f *testing.F) { f.Fuzz(rapid.MakeFuzz(modelled)) }
+func FuzzLimiterIsTheModel(f *testing.F) { f.Fuzz(rapid.MakeFuzz(modelled)) }
 
 // Costs, and what they are worth, at the ends of their ranges: nothing that can
 // be asked overflows into an admission.
