@@ -79,6 +79,13 @@ func per(window time.Duration, limit, burst int) limiter.Policy {
 	return limiter.Policy{Name: "p", Limit: limit, Window: window, Burst: burst}
 }
 
+// windows returns a policy called "p" that is counted by windows.
+func windows(window time.Duration, limit int, a limiter.Algorithm) limiter.Policy {
+	p := per(window, limit, 0)
+	p.Algorithm = a
+	return p
+}
+
 // scripted is a Limiter that answers as it is told.
 type scripted struct {
 	limiter.Limiter
