@@ -21,7 +21,7 @@ type entry struct {
 // charges are locked together, always in the same order, so that it cannot
 // deadlock with itself. It allocates the results, and for more than 4 charges
 // some working memory.
-func (m *Memory) TakeAll(_ context.Context, cs []Charge) ([]Result, error) {
+func (m *Memory) TakeAll(ctx context.Context, cs []Charge) ([]Result, error) {
 	for i := range cs {
 		if !cs[i].countable() {
 			return nil, cs[i].check()
@@ -38,6 +38,7 @@ func (m *Memory) TakeAll(_ context.Context, cs []Charge) ([]Result, error) {
 	}
 	entries = entries[:len(cs)]
 	windowed := false
+	var crowded []crowding
 	for i := range cs {
 		e := &entries[i]
 		if e.closed = cs[i].Policy.Limit == 0; e.closed {
@@ -60,13 +61,17 @@ func (m *Memory) TakeAll(_ context.Context, cs []Charge) ([]Result, error) {
 		m.shards[n].mu.Lock()
 	}
 	if m.judgeAllLocked(cs, entries, now) {
-		m.chargeAllLocked(cs, entries)
+		crowded = m.chargeAllLocked(cs, entries)
 	}
 	if windowed {
 		m.concludeAllLocked(cs, entries)
 	}
 	for _, n := range shards {
 		m.shards[n].mu.Unlock()
+	}
+
+	for _, c := range crowded {
+		m.observeRoom(ctx, &cs[c.charge].Policy, c.before, c.after)
 	}
 
 	results := make([]Result, len(cs))
@@ -113,38 +118,31 @@ func (m *Memory) judgeAllLocked(cs []Charge, entries []entry, now int64) (allowe
 	return allowed
 }
 
+// A crowding is what the room for one charge has cost others.
+type crowding struct {
+	charge        int
+	before, after room
+}
+
 // chargeAllLocked charges what judgeAllLocked has admitted. It can still fail,
-// for want of room: then it undoes what it did, and the locks hide that.
-func (m *Memory) chargeAllLocked(cs []Charge, entries []entry) {
+// for want of room: then it undoes what it did, and the locks hide that. It
+// returns what the Observer is to be told, if there is one.
+func (m *Memory) chargeAllLocked(cs []Charge, entries []entry) (crowded []crowding) {
 	for i := range entries {
 		e := &entries[i]
 		if cs[i].Cost == 0 {
 			continue
 		}
 		s := m.shardOf(e.id)
-		if e.windowed {
-			at := m.loadLocked(s, e.id, &e.w, &cs[i].Policy, e.now)
-			if !m.chargeLocked(s, e.id, at, &e.view) {
-				m.undoLocked(cs, entries[:i])
-				return
-			}
-			continue
+		before := s.roomCounts()
+		ok := m.chargeEntryLocked(s, e, &cs[i])
+		if after := s.roomCounts(); m.observer != nil && after != before {
+			crowded = append(crowded, crowding{i, before, after})
 		}
-		var slot *slot
-		if at, found := s.findLocked(e.id); found {
-			slot = &s.slots[at]
-			e.b = slot.bucket()
-		} else {
-			var again int64
-			if slot, again = s.insertLocked(e.id, e.now, m.refuse); slot == nil {
-				e.full(again)
-				m.undoLocked(cs, entries[:i])
-				return
-			}
+		if !ok {
+			m.undoLocked(cs, entries[:i])
+			return crowded
 		}
-		e.before = e.b
-		e.verdict.charge(&cs[i])
-		slot.store(e.b)
 	}
 	// The same quota more than once: all its results tell the end.
 	for i := range entries {
@@ -154,6 +152,29 @@ func (m *Memory) chargeAllLocked(cs []Charge, entries []entry) {
 			}
 		}
 	}
+	return crowded
+}
+
+func (m *Memory) chargeEntryLocked(s *shard, e *entry, c *Charge) bool {
+	if e.windowed {
+		at := m.loadLocked(s, e.id, &e.w, &c.Policy, e.now)
+		return m.chargeLocked(s, e.id, at, &e.view)
+	}
+	var slot *slot
+	if at, found := s.findLocked(e.id); found {
+		slot = &s.slots[at]
+		e.b = slot.bucket()
+	} else {
+		var again int64
+		if slot, again = s.insertLocked(e.id, e.now, m.refuse); slot == nil {
+			e.full(again)
+			return false
+		}
+	}
+	e.before = e.b
+	e.verdict.charge(c)
+	slot.store(e.b)
+	return true
 }
 
 // concludeAllLocked reads windows again, as others of the same decision may have

@@ -114,9 +114,14 @@ func windowTrace(t *testing.T, seed uint64, steps int) {
 			e *passed
 		}
 		var open []held
+		var last limiter.Result
 		for i := range steps {
 			now := time.Now().UnixNano()
-			switch k := rnd.IntN(20); {
+			switch k := rnd.IntN(22); {
+			case k >= 20: // to where something changes
+				if d := []time.Duration{last.RetryAfter, last.MoreAfter, last.ResetAfter}[rnd.IntN(3)]; d < 2*p.Window {
+					time.Sleep(d)
+				}
 			case k < 4:
 				time.Sleep(time.Duration(rnd.Int64N(int64(p.Window)/4 + 2)))
 			case k == 4:
@@ -166,6 +171,7 @@ func windowTrace(t *testing.T, seed uint64, steps int) {
 					n.events = append(n.events, e)
 					open = append(open, held{c, r, e})
 				}
+				last = r
 				if fault := n.check(p, now, cost, fits, r); fault != "" {
 					t.Fatalf("seed %d, step %d: %v: Take(%+v) = %+v: wrong %s", seed, i, p.Algorithm, c, r, fault)
 				}
