@@ -6,21 +6,36 @@ import (
 	"hash/maphash"
 	"math"
 	"math/bits"
+	"sync/atomic"
 	"time"
 )
 
 // DefaultMaxBytes is the bound of a [Memory] without [MemoryOptions.MaxBytes]:
-// 64 MiB, room for about 1.9 million keys that are not whole.
+// 64 MiB, room for about 1.8 million keys that are not whole.
 const DefaultMaxBytes = 64 << 20
 
 // MemoryOptions are the options of [NewMemory].
 type MemoryOptions struct {
-	// MaxBytes bounds the tables. A key that is not whole takes 32 bytes, with
+	// MaxBytes bounds the tables and the logs. A key that is not whole takes 32 bytes, with
 	// the free slots between them 36 to 40 (up to 50 in small tables); a whole
 	// one takes none for long. Up to 32 KiB of locks come on top, and while a table grows its old
 	// copy is garbage. 0 means DefaultMaxBytes; less than 1 KiB counts as 1
 	// KiB; negative panics.
 	MaxBytes int64
+
+	// LogBytes is the part of MaxBytes that is set aside for the events of
+	// SlidingLog: 16 bytes for each instant at which a key was charged within
+	// the last Window, up to half as much again for growing, and about 100
+	// bytes a key beside its 32. A quota can hold Limit events, so allow for
+	// 24 bytes times Limit for every key that may be used up. 0 means a
+	// sixteenth of MaxBytes, 4 MiB by default; negative or more than MaxBytes
+	// panics. When it is used up, what RefuseNew says for keys goes for events.
+	LogBytes int64
+
+	// Observer is told of evictions and of refusals for want of room, after
+	// the decision that they belong to and before its result is returned.
+	// nil: nobody.
+	Observer Observer
 
 	// RefuseNew says what happens to a new key when there is no room: false,
 	// the default, forgets the key that would be whole soonest among the 16
@@ -36,7 +51,7 @@ type MemoryOptions struct {
 // MemoryStats are counts of a [Memory] since it was made.
 type MemoryStats struct {
 	Keys    int    // states held, including those that became whole lately
-	Bytes   int64  // size of the tables
+	Bytes   int64  // size of the tables and the logs
 	Evicted uint64 // states forgotten before they were whole
 	Refused uint64 // new keys refused under RefuseNew
 }
@@ -45,21 +60,28 @@ type MemoryStats struct {
 // It has no goroutine and needs no Close.
 //
 // A decision reads the clock once, locks one of 256 shards, and allocates
-// nothing. State is kept under a seeded hash of 128 bits of Name, Algorithm and
+// nothing. State is kept under a seeded hash of 112 bits of Name, Algorithm and
 // Key; the strings themselves are not kept, so their length costs no memory.
 // What is whole again is dropped when room is needed.
 //
 // Time is read from the monotonic clock: a wall clock that is set back or forth
-// changes nothing. A quota that would take longer than 146 years to become
-// whole is cut down to that.
+// changes nothing. Where windows begin is told by the wall clock at the time of
+// NewMemory and what has passed since. A quota that would take longer than 146
+// years to become whole is cut down to that, and a window to 73.
 //
 // Its methods never block for long and ignore their context.
 type Memory struct {
-	start  time.Time
-	seeds  [4]maphash.Seed
-	refuse bool
-	mask   uint64
-	shards []shard
+	start    time.Time
+	epoch    int64 // the Unix time of start: the wall clock is read this once
+	seeds    [4]maphash.Seed
+	refuse   bool
+	observer Observer
+	mask     uint64
+	shards   []shard
+
+	logMax  int64
+	logRoom atomic.Int64  // bytes that logs may still take
+	logHand atomic.Uint64 // where the next search for such room begins
 }
 
 var _ Limiter = (*Memory)(nil)
@@ -77,19 +99,30 @@ func NewMemory(opts *MemoryOptions) *Memory {
 	if o.MaxBytes == 0 {
 		o.MaxBytes = DefaultMaxBytes
 	}
+	if o.LogBytes < 0 || o.LogBytes > o.MaxBytes {
+		panic(fmt.Sprintf("limiter: NewMemory: LogBytes is %d; allowed: 0 (a sixteenth of MaxBytes) to MaxBytes, %d", o.LogBytes, o.MaxBytes))
+	}
 	o.MaxBytes = max(o.MaxBytes, 1<<10)
+	if o.LogBytes == 0 {
+		o.LogBytes = o.MaxBytes / 16
+	}
 	// A shard should have room for a few dozen keys, or some overflow long
 	// before the others.
 	shards := min(256, 1<<(bits.Len64(uint64(o.MaxBytes/(16<<10))|1)-1))
+	start := time.Now()
 	m := &Memory{
-		start:  time.Now(),
-		seeds:  [4]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed(), maphash.MakeSeed(), maphash.MakeSeed()},
-		refuse: o.RefuseNew,
-		mask:   uint64(shards) - 1,
-		shards: make([]shard, shards),
+		start:    start,
+		epoch:    start.UnixNano(),
+		seeds:    [4]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed(), maphash.MakeSeed(), maphash.MakeSeed()},
+		refuse:   o.RefuseNew,
+		observer: o.Observer,
+		mask:     uint64(shards) - 1,
+		shards:   make([]shard, shards),
+		logMax:   o.LogBytes,
 	}
+	m.logRoom.Store(o.LogBytes)
 	for i := range m.shards {
-		m.shards[i].max = homesIn(int(min(o.MaxBytes/int64(shards*slotBytes), math.MaxInt32)))
+		m.shards[i].max = homesIn(int(min((o.MaxBytes-o.LogBytes)/int64(shards*slotBytes), math.MaxInt32)))
 	}
 	return m
 }
@@ -97,14 +130,19 @@ func NewMemory(opts *MemoryOptions) *Memory {
 // An identity is what a state is found by.
 type identity struct{ key, check uint64 }
 
-// identityOf hashes Name, Algorithm and Key. Each half is the exclusive or of two
-// hashes, all four with seeds of their own.
+// identityOf hashes Name, Algorithm and Key, and the Window where it is more than
+// half of a ratio. Each half is the exclusive or of two hashes, all four with
+// seeds of their own.
 func (m *Memory) identityOf(c *Charge) identity {
 	id := identity{
 		key:   maphash.String(m.seeds[0], c.Policy.Name) ^ maphash.String(m.seeds[1], c.Key) ^ uint64(c.Policy.Algorithm),
 		check: maphash.String(m.seeds[2], c.Policy.Name) ^ maphash.String(m.seeds[3], c.Key),
 	}
+	if c.Policy.Algorithm.windowed() {
+		id.key ^= uint64(c.Policy.Window)
+	}
 	id.key = max(id.key, 1) // 0 marks an empty slot
+	id.check = id.check&(1<<birthShift-1) | shapeOf(c.Policy.Algorithm)<<shapeShift
 	return id
 }
 
@@ -113,12 +151,15 @@ func (m *Memory) shardOf(id identity) *shard { return &m.shards[id.check&m.mask]
 func (m *Memory) now() int64 { return int64(time.Since(m.start)) }
 
 // Take implements [Limiter]. It allocates nothing.
-func (m *Memory) Take(_ context.Context, c Charge) (Result, error) {
+func (m *Memory) Take(ctx context.Context, c Charge) (Result, error) {
 	if !c.countable() {
 		return Result{}, c.check()
 	}
 	if c.Policy.Limit == 0 {
 		return closed(), nil
+	}
+	if c.Policy.Algorithm.windowed() {
+		return m.takeWindow(ctx, &c), nil
 	}
 	v := verdict{q: quotaOf(&c.Policy)}
 	id := m.identityOf(&c)
@@ -127,6 +168,7 @@ func (m *Memory) Take(_ context.Context, c Charge) (Result, error) {
 
 	s.mu.Lock()
 	v.now = s.tickLocked(now)
+	before := s.roomCounts()
 	i, found := s.findLocked(id)
 	if found {
 		v.b = s.slots[i].bucket()
@@ -143,8 +185,73 @@ func (m *Memory) Take(_ context.Context, c Charge) (Result, error) {
 			v.full(again)
 		}
 	}
+	after := s.roomCounts()
 	s.mu.Unlock()
+	if m.observer != nil && after != before {
+		m.observeRoom(ctx, &c.Policy, before, after)
+	}
 	return v.result(&c), nil
+}
+
+// takeWindow is Take for windows.
+func (m *Memory) takeWindow(ctx context.Context, c *Charge) Result {
+	var v view
+	id := m.identityOf(c)
+	s := m.shardOf(id)
+	now := m.now()
+
+	s.mu.Lock()
+	v.now = s.tickLocked(now)
+	before := s.roomCounts()
+	at := m.loadLocked(s, id, &v.w, &c.Policy, v.now)
+	v.judge(c, 0)
+	if v.allowed && c.Cost > 0 {
+		m.chargeLocked(s, id, at, &v)
+	}
+	v.conclude()
+	after := s.roomCounts()
+	s.mu.Unlock()
+	if m.observer != nil && after != before {
+		m.observeRoom(ctx, &c.Policy, before, after)
+	}
+	return v.result(c)
+}
+
+// loadLocked reads the window of id, and returns its slot or nil.
+func (m *Memory) loadLocked(s *shard, id identity, w *window, p *Policy, now int64) *slot {
+	w.look(p, m.epoch, now)
+	i, found := s.findLocked(id)
+	if !found {
+		return nil
+	}
+	w.load(&s.slots[i], s.logLocked(&s.slots[i]))
+	return &s.slots[i]
+}
+
+// chargeLocked charges what v has admitted to the slot of id; at is nil if there
+// is none yet. It reports false if there is no room for it, and v says so.
+func (m *Memory) chargeLocked(s *shard, id identity, at *slot, v *view) bool {
+	fresh := at == nil
+	if fresh {
+		var again int64
+		if at, again = s.insertLocked(id, v.now, m.refuse); at == nil {
+			v.full(again)
+			return false
+		}
+	}
+	if v.w.kind == SlidingLog {
+		if again, ok := m.logRoomLocked(s, id, v); !ok {
+			if fresh {
+				s.dropLocked(id)
+			}
+			v.full(again)
+			return false
+		}
+		i, _ := s.findLocked(id)
+		at = &s.slots[i]
+	}
+	v.charge(at)
+	return true
 }
 
 // Refund implements [Limiter].
@@ -152,46 +259,71 @@ func (m *Memory) Refund(_ context.Context, c Charge, r *Result) error {
 	if r == nil || r.Receipt == (Receipt{}) {
 		return nil
 	}
+	if !c.countable() {
+		return c.check()
+	}
 	receipt := r.Receipt
 	r.Receipt = Receipt{}
-	s, b, now := m.lockFor(&c)
+	s, i, now := m.lockFor(&c)
 	defer s.mu.Unlock()
-	if b != nil {
-		state := b.bucket()
-		state.refund(now, receipt)
-		b.store(state)
+	switch {
+	case i < 0:
+	case c.Policy.Algorithm.windowed():
+		m.refundLocked(s, i, &c.Policy, now, receipt)
+	default:
+		at := &s.slots[i]
+		b := at.bucket()
+		b.refund(now, receipt)
+		at.store(b)
 	}
 	return nil
+}
+
+// refundLocked gives back what r took from a window.
+func (m *Memory) refundLocked(s *shard, i int, p *Policy, now int64, r Receipt) {
+	var w window
+	w.look(p, m.epoch, now)
+	w.load(&s.slots[i], s.logLocked(&s.slots[i]))
+	w.refund(r)
+	w.save(&s.slots[i])
 }
 
 // Reset implements [Limiter]. The Cost of c does not matter.
 func (m *Memory) Reset(_ context.Context, c Charge) error {
-	s, b, now := m.lockFor(&c)
+	s, i, now := m.lockFor(&c)
 	defer s.mu.Unlock()
-	if b != nil {
-		state := b.bucket()
-		state.reset(now)
-		b.store(state)
+	switch {
+	case i < 0:
+	case c.Policy.Algorithm.windowed():
+		// The next state is another's birth.
+		s.deleteLocked(i)
+	default:
+		at := &s.slots[i]
+		b := at.bucket()
+		b.reset(now)
+		at.store(b)
 	}
 	return nil
 }
 
-// lockFor returns the locked shard of c and its slot, nil if there is none.
-func (m *Memory) lockFor(c *Charge) (s *shard, found *slot, now int64) {
+// lockFor returns the locked shard of c and the index of its slot, -1 if there
+// is none.
+func (m *Memory) lockFor(c *Charge) (s *shard, i int, now int64) {
 	id := m.identityOf(c)
 	s = m.shardOf(id)
 	now = m.now()
 	s.mu.Lock()
 	now = s.tickLocked(now)
-	if i, ok := s.findLocked(id); ok {
-		found = &s.slots[i]
+	i, found := s.findLocked(id)
+	if !found {
+		i = -1
 	}
-	return s, found, now
+	return s, i, now
 }
 
 // Stats returns current counts. It locks one shard after the other.
 func (m *Memory) Stats() MemoryStats {
-	var st MemoryStats
+	st := MemoryStats{Bytes: m.logMax - m.logRoom.Load()}
 	for i := range m.shards {
 		s := &m.shards[i]
 		s.mu.Lock()

@@ -10,17 +10,18 @@ const few = 4
 
 // An entry is one charge of a TakeAll.
 type entry struct {
-	verdict
-	id     identity
-	before bucket // what undo restores
-	closed bool   // Limit 0: nothing to look up
+	view
+	id       identity
+	before   bucket // what undo restores of a bucket
+	windowed bool
+	closed   bool // Limit 0: nothing to look up
 }
 
 // TakeAll implements [Limiter]. It decides in one step: the shards of all
 // charges are locked together, always in the same order, so that it cannot
 // deadlock with itself. It allocates the results, and for more than 4 charges
 // some working memory.
-func (m *Memory) TakeAll(_ context.Context, cs []Charge) ([]Result, error) {
+func (m *Memory) TakeAll(ctx context.Context, cs []Charge) ([]Result, error) {
 	for i := range cs {
 		if !cs[i].countable() {
 			return nil, cs[i].check()
@@ -36,12 +37,18 @@ func (m *Memory) TakeAll(_ context.Context, cs []Charge) ([]Result, error) {
 		entries = make([]entry, len(cs))
 	}
 	entries = entries[:len(cs)]
+	windowed := false
+	var crowded []crowding
 	for i := range cs {
 		e := &entries[i]
 		if e.closed = cs[i].Policy.Limit == 0; e.closed {
 			continue
 		}
-		e.q = quotaOf(&cs[i].Policy)
+		if e.windowed = cs[i].Policy.Algorithm.windowed(); e.windowed {
+			windowed = true
+		} else {
+			e.q = quotaOf(&cs[i].Policy)
+		}
 		e.id = m.identityOf(&cs[i])
 		if n := e.id.check & m.mask; !slices.Contains(shards, n) {
 			shards = append(shards, n)
@@ -54,18 +61,27 @@ func (m *Memory) TakeAll(_ context.Context, cs []Charge) ([]Result, error) {
 		m.shards[n].mu.Lock()
 	}
 	if m.judgeAllLocked(cs, entries, now) {
-		m.chargeAllLocked(cs, entries)
+		crowded = m.chargeAllLocked(cs, entries)
+	}
+	if windowed {
+		m.concludeAllLocked(cs, entries)
 	}
 	for _, n := range shards {
 		m.shards[n].mu.Unlock()
+	}
+
+	for _, c := range crowded {
+		m.observeRoom(ctx, &cs[c.charge].Policy, c.before, c.after)
 	}
 
 	results := make([]Result, len(cs))
 	for i := range entries {
 		if e := &entries[i]; e.closed {
 			results[i] = closed()
-		} else {
+		} else if e.windowed {
 			results[i] = e.result(&cs[i])
+		} else {
+			results[i] = e.verdict.result(&cs[i])
 		}
 	}
 	return results, nil
@@ -81,7 +97,9 @@ func (m *Memory) judgeAllLocked(cs []Charge, entries []entry, now int64) (allowe
 		}
 		s := m.shardOf(e.id)
 		e.now = s.tickLocked(now)
-		if at, found := s.findLocked(e.id); found {
+		if e.windowed {
+			m.loadLocked(s, e.id, &e.w, &cs[i].Policy, e.now)
+		} else if at, found := s.findLocked(e.id); found {
 			e.b = s.slots[at].bucket()
 		}
 		added := int64(0)
@@ -90,36 +108,41 @@ func (m *Memory) judgeAllLocked(cs []Charge, entries []entry, now int64) (allowe
 				added += entries[j].price
 			}
 		}
-		e.judge(&cs[i], added)
+		if e.windowed {
+			e.judge(&cs[i], added)
+		} else {
+			e.verdict.judge(&cs[i], added)
+		}
 		allowed = allowed && e.allowed
 	}
 	return allowed
 }
 
+// A crowding is what the room for one charge has cost others.
+type crowding struct {
+	charge        int
+	before, after room
+}
+
 // chargeAllLocked charges what judgeAllLocked has admitted. It can still fail,
-// for want of room: then it undoes what it did, and the locks hide that.
-func (m *Memory) chargeAllLocked(cs []Charge, entries []entry) {
+// for want of room: then it undoes what it did, and the locks hide that. It
+// returns what the Observer is to be told, if there is one.
+func (m *Memory) chargeAllLocked(cs []Charge, entries []entry) (crowded []crowding) {
 	for i := range entries {
 		e := &entries[i]
 		if cs[i].Cost == 0 {
 			continue
 		}
 		s := m.shardOf(e.id)
-		var slot *slot
-		if at, found := s.findLocked(e.id); found {
-			slot = &s.slots[at]
-			e.b = slot.bucket()
-		} else {
-			var again int64
-			if slot, again = s.insertLocked(e.id, e.now, m.refuse); slot == nil {
-				e.full(again)
-				m.undoLocked(cs, entries[:i])
-				return
-			}
+		before := s.roomCounts()
+		ok := m.chargeEntryLocked(s, e, &cs[i])
+		if after := s.roomCounts(); m.observer != nil && after != before {
+			crowded = append(crowded, crowding{i, before, after})
 		}
-		e.before = e.b
-		e.charge(&cs[i])
-		slot.store(e.b)
+		if !ok {
+			m.undoLocked(cs, entries[:i])
+			return crowded
+		}
 	}
 	// The same quota more than once: all its results tell the end.
 	for i := range entries {
@@ -127,6 +150,40 @@ func (m *Memory) chargeAllLocked(cs []Charge, entries []entry) {
 			if entries[j].id == entries[i].id {
 				entries[j].b = entries[i].b
 			}
+		}
+	}
+	return crowded
+}
+
+func (m *Memory) chargeEntryLocked(s *shard, e *entry, c *Charge) bool {
+	if e.windowed {
+		at := m.loadLocked(s, e.id, &e.w, &c.Policy, e.now)
+		return m.chargeLocked(s, e.id, at, &e.view)
+	}
+	var slot *slot
+	if at, found := s.findLocked(e.id); found {
+		slot = &s.slots[at]
+		e.b = slot.bucket()
+	} else {
+		var again int64
+		if slot, again = s.insertLocked(e.id, e.now, m.refuse); slot == nil {
+			e.full(again)
+			return false
+		}
+	}
+	e.before = e.b
+	e.verdict.charge(c)
+	slot.store(e.b)
+	return true
+}
+
+// concludeAllLocked reads windows again, as others of the same decision may have
+// been charged to them later.
+func (m *Memory) concludeAllLocked(cs []Charge, entries []entry) {
+	for i := range entries {
+		if e := &entries[i]; e.windowed {
+			m.loadLocked(m.shardOf(e.id), e.id, &e.w, &cs[i].Policy, e.now)
+			e.conclude()
 		}
 	}
 }
@@ -137,7 +194,11 @@ func (m *Memory) undoLocked(cs []Charge, entries []entry) {
 			continue
 		}
 		s := m.shardOf(e.id)
-		if at, found := s.findLocked(e.id); found {
+		if e.windowed {
+			if at, found := s.findLocked(e.id); found {
+				m.refundLocked(s, at, &cs[i].Policy, e.now, e.receipt)
+			}
+		} else if at, found := s.findLocked(e.id); found {
 			s.slots[at].store(e.before)
 		}
 		entries[i].receipt = Receipt{}

@@ -1,0 +1,12 @@
+// Package crosstest holds the tests that need somebody else's code to say
+// whether weir is right. It is a module of its own, never tagged, so that no
+// user of weir ever meets these dependencies:
+//
+//   - RateLimit fields are read back by a parser of Structured Fields (RFC 9651)
+//     that shares nothing with the code that writes them;
+//   - the token bucket is compared with golang.org/x/time/rate;
+//   - sequences of operations on all algorithms, and keys, are drawn and shrunk by
+//     pgregory.net/rapid.
+//
+// There is nothing here to import.
+package crosstest
