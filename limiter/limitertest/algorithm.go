@@ -1,0 +1,65 @@
+package limitertest
+
+import (
+	"time"
+
+	"github.com/goweir/weir/limiter"
+)
+
+// An algorithm is what the checks know of one way of counting: what it
+// promises, and a naive reference for it.
+type algorithm struct {
+	is limiter.Algorithm
+
+	// turns says that charges with MaxDelay reserve turns in the order of
+	// arrival.
+	turns bool
+
+	// capacity returns how many units may pass at one instant.
+	capacity func(limiter.Policy) int
+
+	// patience returns the longest Delay that may be given to a charge.
+	patience func(limiter.Charge) time.Duration
+
+	// most returns how many units may pass in a time at most.
+	most func(limiter.Policy, time.Duration) int64
+
+	// ledger returns a judge of what was admitted.
+	ledger func(limiter.Policy) ledger
+
+	// own are the checks of this algorithm alone.
+	own []check
+
+	// model returns the reference, of a quota that is whole.
+	model func() model
+}
+
+// A ledger adds up what was admitted, in the order of arrival.
+type ledger interface {
+	// admit reports whether cost units at a time are within the promise.
+	// early and late are the bounds of the time; in a bubble they are equal.
+	admit(early, late time.Duration, cost int) bool
+}
+
+// A model is the state of one quota, counted as the algorithm's description
+// says, without any cleverness and without rounding. Times are nanoseconds from
+// a common origin.
+type model interface {
+	take(now int64, c limiter.Charge) (limiter.Result, receipt)
+	refund(now int64, c limiter.Charge, r receipt)
+	reset(now int64)
+}
+
+// A receipt is a model's own. nil took nothing.
+type receipt any
+
+// algorithms are those of package limiter.
+var algorithms = []*algorithm{tokenBucket}
+
+// burstOf is the capacity of a bucket.
+func burstOf(p limiter.Policy) int {
+	if p.Burst == 0 {
+		return p.Limit
+	}
+	return p.Burst
+}
