@@ -156,7 +156,9 @@ func (x *trial) schedule(in uint64, f func(c limiter.Charge, rnd *rand.Rand)) {
 // drain takes all that c's policy and patience allow, and returns the refusal.
 func (x *trial) drain(c limiter.Charge) limiter.Result {
 	for range 100 {
-		if r := x.take(c); !r.Allowed {
+		if r := x.take(c); r.RetryAfter == limiter.Never {
+			x.fatalf("Take(%s) = %+v, but it can fit", brief(c), r)
+		} else if !r.Allowed {
 			return r
 		}
 	}

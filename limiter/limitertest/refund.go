@@ -3,8 +3,6 @@ package limitertest
 import (
 	"fmt"
 	"math/rand/v2"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/goweir/weir/limiter"
@@ -14,7 +12,6 @@ var refundChecks = []check{
 	{name: "refund", run: refunds},
 	{name: "stale refund", run: staleRefund},
 	{name: "refund schedules", run: refundSchedules},
-	{name: "crowd with refunds", run: crowdWithRefunds},
 }
 
 func refunds(x *trial) {
@@ -167,37 +164,5 @@ func (x *trial) refundSchedule(seed uint64) {
 		if e.kept && !l.admit(e.early, e.late, e.c.Cost) {
 			x.fatalf("seed %d: %+v: too much by event %d of %d, at %v", seed, p, i, len(events), e.late)
 		}
-	}
-}
-
-// crowdWithRefunds takes and gives back by many goroutines: never more than the
-// capacity is held at once.
-func crowdWithRefunds(x *trial) {
-	x.untimed()
-	const units = 20
-	c := of(x.still("p", units), 1)
-	var kept atomic.Int64
-	var wg sync.WaitGroup
-	for g := range 32 {
-		rnd := rand.New(rand.NewPCG(uint64(g), 11))
-		wg.Go(func() {
-			for range 20 {
-				r, ok := x.try(c)
-				if !ok || !r.Allowed {
-					continue
-				}
-				if rnd.IntN(2) == 0 {
-					kept.Add(1)
-				} else if err := x.l.Refund(x.ctx(), c, &r); err != nil {
-					x.errorf("Refund: %v", err)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	// A refund gives less than was taken if others, who stood behind, got
-	// theirs back before: it cannot tell them from those in front.
-	if r := x.take(of(c.Policy, 0)); int(kept.Load())+r.Remaining > units {
-		x.errorf("%d kept and %d remaining, want at most %d in all", kept.Load(), r.Remaining, units)
 	}
 }

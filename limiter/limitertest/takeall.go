@@ -4,9 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"sync"
-	"sync/atomic"
-	"time"
 
 	"github.com/goweir/weir/limiter"
 )
@@ -15,8 +12,6 @@ var takeAllChecks = []check{
 	{name: "all or nothing", run: allOrNothing},
 	{name: "many charges", run: manyCharges},
 	{name: "all after retry", run: allAfterRetry},
-	{name: "contended all", run: contendedAll},
-	{name: "crossed all", run: crossedAll, busy: true},
 }
 
 func allOrNothing(x *trial) {
@@ -166,94 +161,4 @@ func allAfterRetry(x *trial) {
 		}
 		x.fatalf("TakeAll(%s, %s) was never refused", brief(c), brief(other))
 	})
-}
-
-// contendedAll charges a tight and a wide quota by many goroutines: as many
-// pass as the tight one allows, and the wide one is charged for no other.
-func contendedAll(x *trial) {
-	x.untimed()
-	wide, tight := x.still("wide", 500), x.still("tight", 37)
-	var n atomic.Int64
-	var wg sync.WaitGroup
-	for i := range 32 {
-		cs := []limiter.Charge{of(wide, 2), of(tight, 1)}
-		if i%2 == 1 {
-			slices.Reverse(cs)
-		}
-		wg.Go(func() {
-			for range 10 {
-				if rs, ok := x.tryAll(cs); ok && passed(rs) {
-					n.Add(1)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	if got := n.Load(); got > 37 || got < 37 && !x.opts.TakeAllInSteps {
-		x.errorf("%d passed, want the 37 that the tight quota allows", got)
-	}
-	x.remaining(of(tight, 0), 37-int(n.Load()))
-	x.remaining(of(wide, 0), 500-2*int(n.Load()))
-}
-
-// stuck is for how long nobody gets an answer before it is called a deadlock.
-const stuck = 5 * time.Second
-
-// crossedAll charges random quotas in random order: no deadlock, no unit lost,
-// and none taken by who is refused.
-func crossedAll(x *trial) {
-	const quotas, units, callers, times = 6, 300, 32, 60
-	policies := make([]limiter.Policy, quotas)
-	for i := range policies {
-		policies[i] = x.still(fmt.Sprint("p", i), units)
-	}
-	var taken [quotas]atomic.Int64
-	var answers atomic.Int64
-	var wg sync.WaitGroup
-	for g := range callers {
-		rnd := rand.New(rand.NewPCG(uint64(g), 9))
-		wg.Go(func() {
-			for range times {
-				var cs []limiter.Charge
-				var which []int
-				for range 1 + rnd.IntN(4) {
-					k := rnd.IntN(quotas)
-					cs, which = append(cs, of(policies[k], 1+rnd.IntN(2))), append(which, k)
-				}
-				rs, ok := x.tryAll(cs)
-				answers.Add(1)
-				if !ok {
-					return
-				}
-				if passed(rs) {
-					for i, k := range which {
-						taken[k].Add(int64(cs[i].Cost))
-					}
-				}
-			}
-		})
-	}
-	done := make(chan struct{})
-	go func() {
-		wg.Wait()
-		close(done)
-	}()
-	for before, running := int64(-1), true; running; {
-		select {
-		case <-done:
-			running = false
-		case <-time.After(stuck):
-			now := answers.Load()
-			if now == before {
-				x.fatalf("no TakeAll has returned for %v, with %d goroutines in it: a deadlock?", stuck, callers)
-			}
-			before = now
-		}
-	}
-	for i, p := range policies {
-		n := int(taken[i].Load())
-		if r := x.take(of(p, 0)); n+r.Remaining != units {
-			x.errorf("quota %d: %d taken and %d remaining, want %d in all", i, n, r.Remaining, units)
-		}
-	}
 }

@@ -103,6 +103,9 @@ func (x *trial) sleep(d time.Duration) { x.until(x.at + d) }
 
 // pause sleeps for exactly d, as a client does who was told to.
 func (x *trial) pause(d time.Duration) {
+	if d > 2*century {
+		x.fatalf("told to come back in %v", d)
+	}
 	time.Sleep(d)
 	x.begin()
 }

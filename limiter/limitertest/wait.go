@@ -40,9 +40,11 @@ func waiting(x *trial) {
 	cancel()
 	x.wait(ended, p, 1, 0, context.Canceled)
 	x.remaining(of(p, 0), n)
-	x.wait(x.ctx(), p, n+1, 0, limiter.ErrNever)
+	later, cancel := context.WithTimeout(x.ctx(), time.Minute) // or it may wait for ever
+	defer cancel()
+	x.wait(later, p, n+1, 0, limiter.ErrNever)
 	x.remaining(of(p, 0), n)
-	x.wait(x.ctx(), x.still("closed", 0), 1, 0, limiter.ErrNever)
+	x.wait(later, x.still("closed", 0), 1, 0, limiter.ErrNever)
 
 	x.begin()
 	x.wait(x.ctx(), p, n, 0, nil)
