@@ -107,7 +107,11 @@ func (q *quota) wait(b bucket, now, added, price int64) int64 {
 // stay below now + horizon.
 func (q *quota) patience(maxDelay int64) int64 { return min(maxDelay, horizon-q.capacity) }
 
-// A bucket is the state of a TokenBucket: the zero value is whole.
+// A bucket is the state of a TokenBucket or LeakyBucket: the zero value is
+// whole. Both hold the same; they differ in when the caller goes on. What a
+// TokenBucket admits goes on at once, and what a LeakyBucket admits when all
+// that came before has leaked, which is when the arrival time is reached that
+// the charge found.
 type bucket struct {
 	// arrival is the theoretical arrival time of GCRA: when the quota is whole
 	// again. Each charge moves it ahead by its price.

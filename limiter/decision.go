@@ -42,7 +42,7 @@ type Decision struct {
 //
 // It is for what is no http.Handler, and for tests; handlers use [Middleware].
 // RefundIf is not asked: call Decision.Refund if the request is to count no
-// longer.
+// longer. Nor is a request held: see Decision.Delay.
 func Check(ctx context.Context, l Limiter, rules Rules, r *http.Request) (Decision, error) {
 	d := Decision{limiter: l, rules: rules}
 	if d.collect(r, false) {
@@ -162,6 +162,19 @@ func (d *Decision) settle() {
 			return
 		}
 	}
+}
+
+// Delay returns how long the request is to be held before it goes on: the
+// longest Delay of its rules, but not of shadow rules. It is above 0 only with
+// a LeakyBucket. [Middleware] holds requests by itself.
+func (d Decision) Delay() time.Duration {
+	var delay time.Duration
+	for i := range d.Results {
+		if !d.shadow(i) {
+			delay = max(delay, d.Results[i].Delay)
+		}
+	}
+	return delay
 }
 
 // retryAfter returns the time until none of the quotas that refused would. It

@@ -1,6 +1,7 @@
 package limiter
 
 import (
+	"context"
 	"net/http"
 
 	"github.com/goweir/weir/internal/respwriter"
@@ -60,6 +61,9 @@ func (x *exchange) serve(w http.ResponseWriter, next http.Handler) {
 	if m.opts.OnDecision != nil && (len(d.Charges) > 0 || d.Err != nil) {
 		m.opts.OnDecision(x.r, d.public())
 	}
+	if d.Allowed && !x.hold(w) {
+		return
+	}
 	switch {
 	case d.Allowed && (len(d.Results) == 0 || d.form == NoHeaders && !m.refunds):
 		next.ServeHTTP(w, x.r)
@@ -77,6 +81,24 @@ func (x *exchange) serve(w http.ResponseWriter, next http.Handler) {
 	default:
 		x.answerRefusal(w)
 	}
+}
+
+// hold waits for the request's turn. It reports false if the turn did not come;
+// everything is settled then.
+func (x *exchange) hold(w http.ResponseWriter) bool {
+	ctx := x.r.Context()
+	if sleep(ctx, x.d.Delay()) {
+		return true
+	}
+	// That units were lost would not change what the client gets.
+	_ = x.d.Refund(ctx)
+	if ctx.Err() == context.DeadlineExceeded {
+		// The client may still be there: a return without an answer would be
+		// an empty 200.
+		w.Header().Set(fieldRetryAfter, "1")
+		undecided.Write(w)
+	}
+	return false
 }
 
 // Header implements [respwriter.Hooks].

@@ -221,7 +221,10 @@ func untilMore(p *Policy, r *Result) time.Duration {
 		return 0
 	}
 	more := r.ResetAfter
-	if p.Algorithm == TokenBucket {
+	if r.MoreAfter > 0 {
+		more = min(more, r.MoreAfter)
+	}
+	if p.Algorithm == TokenBucket || p.Algorithm == LeakyBucket {
 		q := quotaOf(p)
 		if price, ok := q.price(r.Remaining + 1); ok {
 			more = min(more, r.ResetAfter-time.Duration(max(0, q.capacity-price)))

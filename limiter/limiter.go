@@ -47,7 +47,8 @@ type Charge struct {
 
 	// MaxDelay is how long the caller is ready to wait for its turn. A charge
 	// that fits within it is admitted, in the order of arrival, with
-	// Result.Delay set. 0: not at all; negative is a fault.
+	// Result.Delay set. 0: not at all, but with LeakyBucket as long as its
+	// Burst lets it; negative is a fault.
 	MaxDelay time.Duration
 }
 
@@ -71,8 +72,14 @@ type Result struct {
 	// ResetAfter is the time until the quota is whole again.
 	ResetAfter time.Duration
 
+	// MoreAfter is the time until Remaining grows. It is set for the window
+	// algorithms; for the others it follows from the rest. 0: not known, or
+	// the quota is whole.
+	MoreAfter time.Duration
+
 	// Delay is how long to hold the caller before going on. It is set only
-	// for charges with MaxDelay.
+	// for charges with MaxDelay and those of a LeakyBucket. [Middleware] and
+	// [Wait] do so by themselves.
 	Delay time.Duration
 
 	// Source says who decided.
@@ -141,8 +148,8 @@ type Limiter interface {
 // the Name, which harms nothing but header fields, and those are escaped.
 func (c *Charge) countable() bool {
 	p := &c.Policy
-	return p.Name != "" && p.Algorithm == TokenBucket && p.Limit >= 0 && p.Window >= minWindow &&
-		p.Burst >= 0 && c.Cost >= 0 && c.MaxDelay >= 0
+	return p.Name != "" && int(p.Algorithm) < len(algorithms) && p.Limit >= 0 && p.Window >= minWindow &&
+		p.Burst >= 0 && c.Cost >= 0 && c.MaxDelay >= 0 && (p.Burst == 0 || !p.Algorithm.windowed())
 }
 
 // check returns the faults of a charge that is not countable.

@@ -45,17 +45,19 @@ type MemoryStats struct {
 // It has no goroutine and needs no Close.
 //
 // A decision reads the clock once, locks one of 256 shards, and allocates
-// nothing. State is kept under a seeded hash of 128 bits of Name, Algorithm and
+// nothing. State is kept under a seeded hash of 112 bits of Name, Algorithm and
 // Key; the strings themselves are not kept, so their length costs no memory.
 // What is whole again is dropped when room is needed.
 //
 // Time is read from the monotonic clock: a wall clock that is set back or forth
-// changes nothing. A quota that would take longer than 146 years to become
-// whole is cut down to that.
+// changes nothing. Where windows begin is told by the wall clock at the time of
+// NewMemory and what has passed since. A quota that would take longer than 146
+// years to become whole is cut down to that, and a window to 73.
 //
 // Its methods never block for long and ignore their context.
 type Memory struct {
 	start  time.Time
+	epoch  int64 // the Unix time of start: the wall clock is read this once
 	seeds  [4]maphash.Seed
 	refuse bool
 	mask   uint64
@@ -81,8 +83,10 @@ func NewMemory(opts *MemoryOptions) *Memory {
 	// A shard should have room for a few dozen keys, or some overflow long
 	// before the others.
 	shards := min(256, 1<<(bits.Len64(uint64(o.MaxBytes/(16<<10))|1)-1))
+	start := time.Now()
 	m := &Memory{
-		start:  time.Now(),
+		start:  start,
+		epoch:  start.UnixNano(),
 		seeds:  [4]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed(), maphash.MakeSeed(), maphash.MakeSeed()},
 		refuse: o.RefuseNew,
 		mask:   uint64(shards) - 1,
@@ -97,14 +101,19 @@ func NewMemory(opts *MemoryOptions) *Memory {
 // An identity is what a state is found by.
 type identity struct{ key, check uint64 }
 
-// identityOf hashes Name, Algorithm and Key. Each half is the exclusive or of two
-// hashes, all four with seeds of their own.
+// identityOf hashes Name, Algorithm and Key, and the Window where it is more than
+// half of a ratio. Each half is the exclusive or of two hashes, all four with
+// seeds of their own.
 func (m *Memory) identityOf(c *Charge) identity {
 	id := identity{
 		key:   maphash.String(m.seeds[0], c.Policy.Name) ^ maphash.String(m.seeds[1], c.Key) ^ uint64(c.Policy.Algorithm),
 		check: maphash.String(m.seeds[2], c.Policy.Name) ^ maphash.String(m.seeds[3], c.Key),
 	}
+	if c.Policy.Algorithm.windowed() {
+		id.key ^= uint64(c.Policy.Window)
+	}
 	id.key = max(id.key, 1) // 0 marks an empty slot
+	id.check = id.check&(1<<birthShift-1) | shapeOf(c.Policy.Algorithm)<<shapeShift
 	return id
 }
 
@@ -119,6 +128,9 @@ func (m *Memory) Take(_ context.Context, c Charge) (Result, error) {
 	}
 	if c.Policy.Limit == 0 {
 		return closed(), nil
+	}
+	if c.Policy.Algorithm.windowed() {
+		return m.takeWindow(&c), nil
 	}
 	v := verdict{q: quotaOf(&c.Policy)}
 	id := m.identityOf(&c)
@@ -147,46 +159,110 @@ func (m *Memory) Take(_ context.Context, c Charge) (Result, error) {
 	return v.result(&c), nil
 }
 
+// takeWindow is Take for windows.
+func (m *Memory) takeWindow(c *Charge) Result {
+	var v view
+	id := m.identityOf(c)
+	s := m.shardOf(id)
+	now := m.now()
+
+	s.mu.Lock()
+	v.now = s.tickLocked(now)
+	at := m.loadLocked(s, id, &v, c)
+	v.judge(c, 0)
+	if v.allowed && c.Cost > 0 {
+		m.chargeLocked(s, id, at, &v)
+	}
+	v.conclude()
+	s.mu.Unlock()
+	return v.result(c)
+}
+
+// loadLocked reads the windows of id into v, and returns its slot or nil.
+func (m *Memory) loadLocked(s *shard, id identity, v *view, c *Charge) *slot {
+	var at *slot
+	if i, found := s.findLocked(id); found {
+		at = &s.slots[i]
+	}
+	v.load(c, at, m.epoch)
+	return at
+}
+
+// chargeLocked charges what v has admitted to the slot of id; at is nil if there
+// is none yet. It reports false if there is no room for one, and v says so.
+func (m *Memory) chargeLocked(s *shard, id identity, at *slot, v *view) bool {
+	if at == nil {
+		var again int64
+		if at, again = s.insertLocked(id, v.now, m.refuse); at == nil {
+			v.full(again)
+			return false
+		}
+	}
+	v.charge(at)
+	return true
+}
+
 // Refund implements [Limiter].
 func (m *Memory) Refund(_ context.Context, c Charge, r *Result) error {
 	if r == nil || r.Receipt == (Receipt{}) {
 		return nil
 	}
+	if !c.countable() {
+		return c.check()
+	}
 	receipt := r.Receipt
 	r.Receipt = Receipt{}
-	s, b, now := m.lockFor(&c)
+	s, i, now := m.lockFor(&c)
 	defer s.mu.Unlock()
-	if b != nil {
-		state := b.bucket()
-		state.refund(now, receipt)
-		b.store(state)
+	if i < 0 {
+		return nil
+	}
+	at := &s.slots[i]
+	if c.Policy.Algorithm.windowed() {
+		var w window
+		w.look(&c.Policy, m.epoch, now)
+		w.load(at, now)
+		w.refund(now, receipt)
+		w.save(at, now)
+	} else {
+		b := at.bucket()
+		b.refund(now, receipt)
+		at.store(b)
 	}
 	return nil
 }
 
 // Reset implements [Limiter]. The Cost of c does not matter.
 func (m *Memory) Reset(_ context.Context, c Charge) error {
-	s, b, now := m.lockFor(&c)
+	s, i, now := m.lockFor(&c)
 	defer s.mu.Unlock()
-	if b != nil {
-		state := b.bucket()
-		state.reset(now)
-		b.store(state)
+	switch {
+	case i < 0:
+	case c.Policy.Algorithm.windowed():
+		// The next state is another's birth.
+		s.deleteLocked(i)
+	default:
+		at := &s.slots[i]
+		b := at.bucket()
+		b.reset(now)
+		at.store(b)
 	}
 	return nil
 }
 
-// lockFor returns the locked shard of c and its slot, nil if there is none.
-func (m *Memory) lockFor(c *Charge) (s *shard, found *slot, now int64) {
+// lockFor returns the locked shard of c and the index of its slot, -1 if there
+// is none.
+func (m *Memory) lockFor(c *Charge) (s *shard, i int, now int64) {
 	id := m.identityOf(c)
 	s = m.shardOf(id)
 	now = m.now()
 	s.mu.Lock()
 	now = s.tickLocked(now)
-	if i, ok := s.findLocked(id); ok {
-		found = &s.slots[i]
+	i, found := s.findLocked(id)
+	if !found {
+		i = -1
 	}
-	return s, found, now
+	return s, i, now
 }
 
 // Stats returns current counts. It locks one shard after the other.

@@ -62,6 +62,11 @@ const (
 // [Options.Headers] and a body of type application/problem+json (RFC 9457) that
 // names the policies. Nothing is charged for it. If l fails, the answer is 503.
 //
+// A request that a [LeakyBucket] admits is held until its turn comes, with no
+// lock held; with several of them, until the last. If the client leaves
+// meanwhile, what was charged is given back and the handler is not called; if
+// the request's deadline passes, the answer is 503.
+//
 // The header fields are added when the final response header is written, so
 // that 1xx responses passing through do not lose them; an upgrade gets them
 // with its 101.
@@ -123,7 +128,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	var res Result
 	if err == nil {
-		if res, err = h.limiter.Take(r.Context(), c); err == nil && res.Allowed && h.silent {
+		if res, err = h.limiter.Take(r.Context(), c); err == nil && res.Allowed && res.Delay == 0 && h.silent {
 			h.next.ServeHTTP(w, r)
 			return
 		}

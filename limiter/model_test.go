@@ -9,7 +9,7 @@ import (
 	"github.com/goweir/weir/limiter"
 )
 
-// model is a token bucket in arbitrary precision, written from the description
+// model is a token or leaky bucket in arbitrary precision, written from the description
 // of the state and not from the code: no saturation, no clever division.
 type model struct {
 	arrival, given *big.Int
@@ -78,19 +78,29 @@ func (m *model) take(p limiter.Policy, now int64, cost int, maxDelay time.Durati
 			r.RetryAfter = time.Duration(greater(wait, num(0)).Int64())
 			break
 		}
-		if wait.Cmp(num(int64(maxDelay))) > 0 {
-			r.RetryAfter = time.Duration(wait.Int64()) - maxDelay
+		leaky := p.Algorithm == limiter.LeakyBucket
+		turn := greater(wait, num(0))
+		lack := new(big.Int).Sub(wait, num(int64(maxDelay)))
+		if leaky {
+			turn = new(big.Int).Sub(start, n)
+			lack = wait
+			if maxDelay > 0 {
+				lack = greater(wait, new(big.Int).Sub(turn, num(int64(maxDelay))))
+			}
+		}
+		if lack.Sign() > 0 {
+			r.RetryAfter = time.Duration(lack.Int64())
 			break
 		}
 		r.Allowed = true
-		r.Delay = time.Duration(greater(wait, num(0)).Int64())
+		r.Delay = time.Duration(turn.Int64())
 		if new(big.Int).Add(m.arrival, m.given).Cmp(n) <= 0 {
 			m.given = new(big.Int)
 		}
 		if m.arrival.Cmp(n) <= 0 {
 			m.turns = false
 		}
-		m.turns = m.turns || maxDelay > 0
+		m.turns = m.turns || leaky || maxDelay > 0
 		m.arrival = start.Add(start, price(p, cost))
 		got = &receipt{price(p, cost), new(big.Int).Set(m.arrival), new(big.Int).Set(m.given)}
 	}
@@ -137,6 +147,9 @@ func randomPolicy(rnd *rand.Rand) limiter.Policy {
 	p := per(windows[rnd.IntN(len(windows))], limits[rnd.IntN(len(limits))], 0)
 	if rnd.IntN(2) == 0 {
 		p.Burst = 1 + rnd.IntN(2*min(p.Limit, 1000))
+	}
+	if rnd.IntN(4) == 0 {
+		p.Algorithm = limiter.LeakyBucket
 	}
 	return p
 }
@@ -305,7 +318,14 @@ func refundSchedule(t *testing.T, seed uint64) {
 			}
 		}
 		b := newIdeal(p)
+		free := new(big.Int) // when the pace of a LeakyBucket lets the next one pass
 		for i, e := range events {
+			if e.kept && p.Algorithm == limiter.LeakyBucket {
+				if num(e.passes).Cmp(free) < 0 {
+					t.Fatalf("seed %d: %d/%v: event %d passes at %v, before its turn at %v", seed, p.Limit, p.Window, i, e.passes, free)
+				}
+				free.Add(num(e.passes), ceilDiv(new(big.Int).Mul(num(int64(e.c.Cost)), num(int64(p.Window))), num(int64(p.Limit))))
+			}
 			if e.kept && b.overflows(e.passes, e.c.Cost) {
 				t.Fatalf("seed %d: %d/%v burst %d: too much at event %d, %v", seed, p.Limit, p.Window, p.Burst, i, time.Duration(e.passes))
 			}

@@ -11,15 +11,54 @@ import (
 // An Algorithm is a way of counting. The zero value is [TokenBucket].
 type Algorithm uint8
 
-// TokenBucket lets Burst units pass at once and gives Limit units back over
-// each Window, evenly. It is counted by GCRA (the generic cell rate algorithm
-// of ITU-T I.371): the state is one point in time. Most callers should use it.
-const TokenBucket Algorithm = 0
+const (
+	// TokenBucket lets Burst units pass at once and gives Limit units back over
+	// each Window, evenly: in any time t at most Burst + Limit*t/Window pass.
+	// It is counted by GCRA (the generic cell rate algorithm of ITU-T I.371):
+	// the state is one point in time. Most callers should use it.
+	TokenBucket Algorithm = iota
+
+	// LeakyBucket shapes: it spreads what comes at once so that units pass at
+	// an even pace, one each Window/Limit. A charge is admitted with the Delay
+	// after which its turn comes, as long as no more than Burst units are
+	// underway, the one that passes now included; the first after a pause
+	// passes at once. Use it in front of what can bear a rate but no burst, and
+	// where callers would rather wait than be refused: the units are held open
+	// meanwhile, so keep Burst small.
+	LeakyBucket
+
+	// FixedWindow counts units in windows that follow one another, aligned to
+	// multiples of Window since the Unix epoch (in UTC: a Window of 24 hours
+	// begins at midnight, one of 7 days on a Thursday). All units are back when
+	// the next window begins. In no such window pass more than Limit, but
+	// around the edge between two of them up to twice the Limit can pass at
+	// once. Use it where people count that way, as in "1000 a day, from
+	// midnight", and not to protect anything from bursts.
+	FixedWindow
+
+	// SlidingWindow counts like FixedWindow and adds the units of the previous
+	// window by the part of it that lies less than Window back, as if they had
+	// come evenly, rounded up. That is exact for even traffic. For other it is
+	// wrong by at most that part of the previous units, in either direction:
+	// in any time t up to Window pass at most Limit + Limit*t/Window, so never
+	// much more than the Limit at once; and a client is never refused at an
+	// even pace of one unit less than Limit in each Window. Use it for large
+	// limits over long windows where a burst of the whole Limit is fine.
+	//
+	// A Memory counts up to 137,438,953,471 units (2^37-1) this way. A Limit
+	// above that is cut down to it, and so is a Cost.
+	SlidingWindow
+)
+
+var algorithms = [...]string{"token bucket", "leaky bucket", "fixed window", "sliding window"}
+
+// windowed reports whether a counts units by windows, and not as a bucket.
+func (a Algorithm) windowed() bool { return a >= FixedWindow }
 
 // String returns the algorithm's name in words, as in "token bucket".
 func (a Algorithm) String() string {
-	if a == TokenBucket {
-		return "token bucket"
+	if int(a) < len(algorithms) {
+		return algorithms[a]
 	}
 	return "Algorithm(" + strconv.Itoa(int(a)) + ")"
 }
@@ -28,13 +67,15 @@ func (a Algorithm) String() string {
 // Burst of them at once. It is a plain value: make it anew when a limit
 // changes.
 //
-// What is stored for a key outlives a change of Limit or Burst: the time until
-// the quota is whole again stays as it was. With Burst 0, which follows Limit,
-// that is the used fraction: half used of 10 is half used of 100.
+// What is stored for a key outlives a change of Limit or Burst. With the bucket
+// algorithms the time until the quota is whole again stays as it was; with
+// Burst 0, which follows Limit, that is the used fraction: half used of 10 is
+// half used of 100. With the window algorithms the units counted stay, and are
+// judged against the new Limit.
 type Policy struct {
 	// Name names the quota in state, header fields, metrics and logs. Charges
-	// with the same Name, Algorithm and Key draw on the same quota. It is
-	// required and must be printable ASCII, because it is sent to clients (RFC
+	// with the same Name, Algorithm and Key (and Window, with the window
+	// algorithms) draw on the same quota. It is required and must be printable ASCII, because it is sent to clients (RFC
 	// 9651 section 3.3.3).
 	Name string
 
@@ -45,12 +86,14 @@ type Policy struct {
 	// everything; negative is a fault.
 	Limit int
 
-	// Window is 1 µs or longer. With TokenBucket it is only half of a ratio:
-	// 60 a minute and 1 a second with the same Burst are the same quota.
+	// Window is 1 µs or longer. With TokenBucket and LeakyBucket it is only
+	// half of a ratio: 60 a minute and 1 a second with the same Burst are the
+	// same quota.
 	Window time.Duration
 
-	// Burst is how many units may pass at once after a pause. 0 means Limit;
-	// negative is a fault.
+	// Burst is how many units a TokenBucket lets pass at once after a pause,
+	// and how many a LeakyBucket holds. 0 means Limit; negative is a fault, and
+	// so is anything but 0 with the window algorithms.
 	Burst int
 }
 
@@ -108,8 +151,9 @@ func (p Policy) Validate() error {
 	} else if !printable(p.Name) {
 		fault("Name", "has bytes that are not printable ASCII (0x20 to 0x7e)")
 	}
-	if p.Algorithm != TokenBucket {
-		fault("Algorithm", "is %d; allowed: %d (%v)", p.Algorithm, TokenBucket, TokenBucket)
+	if int(p.Algorithm) >= len(algorithms) {
+		last := Algorithm(len(algorithms) - 1)
+		fault("Algorithm", "is %d; allowed: %d (%v) to %d (%v)", p.Algorithm, TokenBucket, TokenBucket, last, last)
 	}
 	if p.Limit < 0 {
 		fault("Limit", "is %d; allowed: 0 (deny everything) or more", p.Limit)
@@ -119,6 +163,8 @@ func (p Policy) Validate() error {
 	}
 	if p.Burst < 0 {
 		fault("Burst", "is %d; allowed: 0 (the same as Limit) or more", p.Burst)
+	} else if p.Burst > 0 && p.Algorithm.windowed() {
+		fault("Burst", "is %d; allowed with a %v: 0, as its capacity is Limit", p.Burst, p.Algorithm)
 	}
 	return errors.Join(faults...)
 }

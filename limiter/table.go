@@ -9,30 +9,65 @@ import (
 )
 
 // A slot holds the state of one key in 32 bytes. Keys themselves are not kept:
-// key and check are a seeded hash of 128 bits. With two million keys in the
+// key and check are a seeded hash of 112 bits. With two million keys in the
 // table (what 64 MiB hold), a new key meets the identity of another with a
-// probability below 2^-106, and nobody outside can compute which would.
+// probability below 2^-90, and nobody outside can compute which would.
+//
+// The last two words are the state. The table need not know the algorithm, only
+// when the quota is whole again; each shape of state says that in its own way.
+// So all algorithms share one table, its bound and its way of making room.
 type slot struct {
-	key     uint64 // 0: empty
-	check   uint64
-	arrival int64
-	rest    uint64 // given<<1 | turns
+	key   uint64 // 0: empty
+	check uint64 // shape, 2 bits; birth, 14 bits; hash, 48 bits
+	at    int64  // bucket: its arrival
+	rest  uint64 // bucket: given<<1 | turns
 }
 
 const slotBytes = int(unsafe.Sizeof(slot{}))
 
+// The shapes of state, as they stand in check.
+const (
+	shapeShift = 62
+	birthShift = 48
+	birthMask  = (1<<shapeShift - 1) &^ (1<<birthShift - 1)
+
+	bucketShape = 0
+)
+
+// shapeOf returns the shape of p's state: the algorithms that count windows have
+// one each, after that of the buckets.
+func shapeOf(a Algorithm) uint64 { return uint64(max(a, LeakyBucket) - LeakyBucket) }
+
+func (s *slot) shape() uint64 { return s.check >> shapeShift }
+
+// birth tells apart the states that one key has had, so that a receipt of an
+// earlier one is worth nothing. It repeats after 16,384 births in the shard.
+func (s *slot) birth() int64 { return int64(s.check & birthMask >> birthShift) }
+
 func (s *slot) bucket() bucket {
-	return bucket{arrival: s.arrival, given: int64(s.rest >> 1), turns: s.rest&1 != 0}
+	return bucket{arrival: s.at, given: int64(s.rest >> 1), turns: s.rest&1 != 0}
 }
 
 func (s *slot) store(b bucket) {
-	s.arrival, s.rest = b.arrival, uint64(b.given)<<1
+	s.at, s.rest = b.arrival, uint64(b.given)<<1
 	if b.turns {
 		s.rest |= 1
 	}
 }
 
-func (s *slot) settled(now int64) bool { return s.bucket().settled(now) }
+// whole returns when the state is as good as none.
+func (s *slot) whole() uint64 {
+	switch s.shape() {
+	case bucketShape:
+		return uint64(s.at) + s.rest>>1
+	case shapeOf(SlidingWindow):
+		at, _, _ := s.two()
+		return at << fineBits
+	}
+	return uint64(s.at)
+}
+
+func (s *slot) settled(now int64) bool { return s.whole() <= uint64(now) }
 
 // A shard is an open hash table with a lock. Its slots are probed linearly and
 // kept in descending order of their keys, so that a search ends at the first
@@ -54,11 +89,12 @@ type shard struct {
 	max     int // homes may not exceed it
 	evicted uint64
 	refused uint64
-	_       [128 - 8 - 8 - 24 - 4*8 - 2*8]byte // keep locks off each other's cache lines
+	born    uint64
+	_       [128 - 8 - 8 - 24 - 4*8 - 3*8]byte // keep locks off each other's cache lines
 }
 
-// window is how many states a newcomer to a full table looks at.
-const window = 16
+// looks is how many states a newcomer to a full table looks at.
+const looks = 16
 
 // minHomes is the size of a shard's first table.
 const minHomes = 8
@@ -100,7 +136,7 @@ func (s *shard) findLocked(id identity) (int, bool) {
 		i++
 	}
 	for s.slots[i].key == id.key {
-		if s.slots[i].check == id.check {
+		if s.slots[i].check&^birthMask == id.check {
 			return i, true
 		}
 		i++
@@ -115,7 +151,8 @@ func (s *shard) insertLocked(id identity, now int64, refuse bool) (_ *slot, agai
 		i, _ := s.findLocked(id)
 		if j := s.roomLocked(i, now); j >= 0 {
 			copy(s.slots[i+1:j+1], s.slots[i:j])
-			s.slots[i] = slot{key: id.key, check: id.check}
+			s.born++
+			s.slots[i] = slot{key: id.key, check: id.check | s.born<<birthShift&birthMask}
 			return &s.slots[i], 0
 		}
 		if s.growLocked(now) {
@@ -144,7 +181,7 @@ func (s *shard) roomLocked(i int, now int64) int {
 			}
 			s.used++
 			return j
-		case j < i+window && s.slots[j].settled(now):
+		case j < i+looks && s.slots[j].settled(now):
 			return j
 		}
 	}
@@ -163,15 +200,15 @@ func (s *shard) soonestLocked(i int) (best int, at int64) {
 	if gap == end {
 		// The tail is full, and only one of those in it makes room there. It has
 		// no gaps: what stands in it was pushed there from its home.
-		i = max(s.homes, end-window)
+		i = max(s.homes, end-looks)
 	}
 	best, soonest := -1, uint64(math.MaxUint64)
-	for seen, n := 0, 0; seen < window && n < len(s.slots); n++ {
+	for seen, n := 0, 0; seen < looks && n < len(s.slots); n++ {
 		c := &s.slots[i]
 		switch {
 		case c.key != 0:
 			seen++
-			if t := uint64(c.arrival) + c.rest>>1; t < soonest {
+			if t := c.whole(); t < soonest {
 				best, soonest = i, t
 			}
 		case i < s.homes:

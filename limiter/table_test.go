@@ -50,7 +50,7 @@ func TestTableAgainstMap(t *testing.T) {
 		s := &shard{max: 1 + rnd.IntN(400)}
 		held := map[identity]int64{}
 		newID := func() identity {
-			id := identity{rnd.Uint64(), rnd.Uint64()}
+			id := identity{rnd.Uint64(), rnd.Uint64() >> 16}
 			switch rnd.IntN(8) {
 			case 0:
 				id.key = 1 + id.key%16
@@ -80,8 +80,8 @@ func TestTableAgainstMap(t *testing.T) {
 					t.Fatalf("seed %d: %x is found", seed, id)
 				}
 				slot, _ := s.insertLocked(id, 0, false)
-				slot.store(bucket{arrival: never + int64(id.check>>32)})
-				held[id] = slot.arrival
+				slot.store(bucket{arrival: never + int64(id.check>>16)})
+				held[id] = slot.at
 				if s.evicted > evicted { // one of ours is gone
 					if s.evicted != evicted+1 {
 						t.Fatalf("seed %d: %d evicted for one newcomer", seed, s.evicted-evicted)
@@ -100,7 +100,7 @@ func TestTableAgainstMap(t *testing.T) {
 			}
 		}
 		for id, arrival := range held {
-			if i, found := s.findLocked(id); !found || s.slots[i].arrival != arrival {
+			if i, found := s.findLocked(id); !found || s.slots[i].at != arrival {
 				t.Fatalf("seed %d: %x is lost", seed, id)
 			}
 		}
@@ -113,7 +113,7 @@ func TestTableReclaims(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 4))
 	s := &shard{max: 1 << 16}
 	insert := func(now, arrival int64) {
-		slot, _ := s.insertLocked(identity{rnd.Uint64() | 1, rnd.Uint64()}, now, false)
+		slot, _ := s.insertLocked(identity{rnd.Uint64() | 1, rnd.Uint64() >> 16}, now, false)
 		slot.store(bucket{arrival: arrival})
 		s.checkLocked(t)
 	}
@@ -150,7 +150,7 @@ func TestSlotRoundTrip(t *testing.T) {
 			t.Errorf("stored %+v, got %+v", b, got)
 		}
 	}
-	s := slot{arrival: 10, rest: 5 << 1}
+	s := slot{at: 10, rest: 5 << 1}
 	for now, want := range map[int64]bool{9: false, 10: false, 14: false, 15: true} {
 		if got := s.settled(now); got != want {
 			t.Errorf("arrival 10, given 5: settled at %d = %v, want %v", now, got, want)

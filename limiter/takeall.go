@@ -10,10 +10,11 @@ const few = 4
 
 // An entry is one charge of a TakeAll.
 type entry struct {
-	verdict
-	id     identity
-	before bucket // what undo restores
-	closed bool   // Limit 0: nothing to look up
+	view
+	id       identity
+	before   bucket // what undo restores of a bucket
+	windowed bool
+	closed   bool // Limit 0: nothing to look up
 }
 
 // TakeAll implements [Limiter]. It decides in one step: the shards of all
@@ -36,12 +37,17 @@ func (m *Memory) TakeAll(_ context.Context, cs []Charge) ([]Result, error) {
 		entries = make([]entry, len(cs))
 	}
 	entries = entries[:len(cs)]
+	windowed := false
 	for i := range cs {
 		e := &entries[i]
 		if e.closed = cs[i].Policy.Limit == 0; e.closed {
 			continue
 		}
-		e.q = quotaOf(&cs[i].Policy)
+		if e.windowed = cs[i].Policy.Algorithm.windowed(); e.windowed {
+			windowed = true
+		} else {
+			e.q = quotaOf(&cs[i].Policy)
+		}
 		e.id = m.identityOf(&cs[i])
 		if n := e.id.check & m.mask; !slices.Contains(shards, n) {
 			shards = append(shards, n)
@@ -56,6 +62,9 @@ func (m *Memory) TakeAll(_ context.Context, cs []Charge) ([]Result, error) {
 	if m.judgeAllLocked(cs, entries, now) {
 		m.chargeAllLocked(cs, entries)
 	}
+	if windowed {
+		m.concludeAllLocked(cs, entries)
+	}
 	for _, n := range shards {
 		m.shards[n].mu.Unlock()
 	}
@@ -64,8 +73,10 @@ func (m *Memory) TakeAll(_ context.Context, cs []Charge) ([]Result, error) {
 	for i := range entries {
 		if e := &entries[i]; e.closed {
 			results[i] = closed()
-		} else {
+		} else if e.windowed {
 			results[i] = e.result(&cs[i])
+		} else {
+			results[i] = e.verdict.result(&cs[i])
 		}
 	}
 	return results, nil
@@ -81,7 +92,9 @@ func (m *Memory) judgeAllLocked(cs []Charge, entries []entry, now int64) (allowe
 		}
 		s := m.shardOf(e.id)
 		e.now = s.tickLocked(now)
-		if at, found := s.findLocked(e.id); found {
+		if e.windowed {
+			m.loadLocked(s, e.id, &e.view, &cs[i])
+		} else if at, found := s.findLocked(e.id); found {
 			e.b = s.slots[at].bucket()
 		}
 		added := int64(0)
@@ -90,7 +103,11 @@ func (m *Memory) judgeAllLocked(cs []Charge, entries []entry, now int64) (allowe
 				added += entries[j].price
 			}
 		}
-		e.judge(&cs[i], added)
+		if e.windowed {
+			e.judge(&cs[i], added)
+		} else {
+			e.verdict.judge(&cs[i], added)
+		}
 		allowed = allowed && e.allowed
 	}
 	return allowed
@@ -105,6 +122,14 @@ func (m *Memory) chargeAllLocked(cs []Charge, entries []entry) {
 			continue
 		}
 		s := m.shardOf(e.id)
+		if e.windowed {
+			at := m.loadLocked(s, e.id, &e.view, &cs[i])
+			if !m.chargeLocked(s, e.id, at, &e.view) {
+				m.undoLocked(cs, entries[:i])
+				return
+			}
+			continue
+		}
 		var slot *slot
 		if at, found := s.findLocked(e.id); found {
 			slot = &s.slots[at]
@@ -118,7 +143,7 @@ func (m *Memory) chargeAllLocked(cs []Charge, entries []entry) {
 			}
 		}
 		e.before = e.b
-		e.charge(&cs[i])
+		e.verdict.charge(&cs[i])
 		slot.store(e.b)
 	}
 	// The same quota more than once: all its results tell the end.
@@ -131,13 +156,29 @@ func (m *Memory) chargeAllLocked(cs []Charge, entries []entry) {
 	}
 }
 
+// concludeAllLocked reads windows again, as others of the same decision may have
+// been charged to them later.
+func (m *Memory) concludeAllLocked(cs []Charge, entries []entry) {
+	for i := range entries {
+		if e := &entries[i]; e.windowed {
+			m.loadLocked(m.shardOf(e.id), e.id, &e.view, &cs[i])
+			e.conclude()
+		}
+	}
+}
+
 func (m *Memory) undoLocked(cs []Charge, entries []entry) {
 	for i, e := range slices.Backward(entries) {
 		if cs[i].Cost == 0 {
 			continue
 		}
 		s := m.shardOf(e.id)
-		if at, found := s.findLocked(e.id); found {
+		if e.windowed {
+			if at := m.loadLocked(s, e.id, &e.view, &cs[i]); at != nil {
+				e.w.refund(e.now, e.receipt)
+				e.w.save(at, e.now)
+			}
+		} else if at, found := s.findLocked(e.id); found {
 			s.slots[at].store(e.before)
 		}
 		entries[i].receipt = Receipt{}

@@ -2,14 +2,15 @@ package limiter
 
 import "time"
 
-// A verdict is one charge on its way through Memory: judged and charged under
-// the shard's lock, made into a Result after it.
+// A verdict is one charge to a bucket on its way through Memory: judged and
+// charged under the shard's lock, made into a Result after it.
 type verdict struct {
 	q       quota
 	b       bucket // as it was before, after charge as it is
 	now     int64
-	price   int64
-	wait    int64 // until the charge fits; meaningless if never
+	price   int64 // nanoseconds of a bucket, units of a window
+	delay   int64 // until the caller may go on, if it is allowed
+	lack    int64 // until it would be allowed: 0 or less if it is; meaningless if never
 	allowed bool
 	never   bool
 	isFull  bool
@@ -33,18 +34,28 @@ func (v *verdict) judge(c *Charge, added int64) {
 		v.never = true
 		return
 	}
-	v.wait = v.q.wait(v.b, v.now, added, v.price)
-	v.allowed = v.wait <= 0 || v.wait <= v.q.patience(int64(c.MaxDelay))
+	wait := v.q.wait(v.b, v.now, added, v.price)
+	if c.Policy.Algorithm == LeakyBucket {
+		v.delay = max(v.b.arrival, v.now) + added - v.now
+		v.lack = wait
+		if c.MaxDelay > 0 {
+			v.lack = max(wait, v.delay-int64(c.MaxDelay))
+		}
+	} else {
+		v.delay = max(0, wait)
+		v.lack = wait - v.q.patience(int64(c.MaxDelay))
+	}
+	v.allowed = v.lack <= 0
 }
 
 func (v *verdict) charge(c *Charge) {
-	v.receipt = v.b.charge(v.now, v.price, c.MaxDelay > 0)
+	v.receipt = v.b.charge(v.now, v.price, c.MaxDelay > 0 || c.Policy.Algorithm == LeakyBucket)
 }
 
 // full turns an admission into a refusal because there is no room for its
 // state.
 func (v *verdict) full(again int64) {
-	v.allowed, v.isFull, v.wait = false, true, again-v.now
+	v.allowed, v.isFull, v.lack = false, true, again-v.now
 }
 
 func (v *verdict) result(c *Charge) Result {
@@ -58,15 +69,15 @@ func (v *verdict) result(c *Charge) Result {
 	switch {
 	case v.isFull:
 		// Nothing is known of this key but that it must wait for another's.
-		r.RetryAfter = time.Duration(v.wait)
+		r.RetryAfter = time.Duration(v.lack)
 		r.ResetAfter = r.RetryAfter
 		return r
 	case v.never:
 		r.RetryAfter = Never
 	case !v.allowed:
-		r.RetryAfter = time.Duration(v.wait - v.q.patience(int64(c.MaxDelay)))
+		r.RetryAfter = time.Duration(v.lack)
 	case c.Cost > 0:
-		r.Delay = time.Duration(max(0, v.wait))
+		r.Delay = time.Duration(v.delay)
 	default:
 		if price, ok := v.q.price(1); ok {
 			r.RetryAfter = time.Duration(max(0, v.q.wait(v.b, v.now, 0, price)))

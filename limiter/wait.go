@@ -16,6 +16,10 @@ var ErrNever = errors.New("limiter: the charge can never fit")
 // same quota get their turns in the order in which they came. MaxDelay is
 // ignored: ctx's deadline stands for it.
 //
+// The window algorithms have no turns: callers try again when the charge may
+// fit, in no order. In a LeakyBucket only Burst units can wait for their turns; callers beyond
+// that try again when there is room, in no order.
+//
 // It fails at once, and charges nothing, if the turn cannot come before ctx's
 // deadline (the error then matches [context.DeadlineExceeded]) or never comes
 // ([ErrNever]). If ctx ends while it waits, it gives the units back, unless
@@ -48,12 +52,24 @@ func Wait(ctx context.Context, l Limiter, c Charge) error {
 			return ctx.Err()
 		case r.RetryAfter == Never:
 			return fmt.Errorf("%w: cost %d of policy %q (%s)", ErrNever, c.Cost, c.Policy.Name, c.Policy.describe())
-		case limited:
+		case limited && late(&c, &r):
 			return fmt.Errorf("limiter: policy %q: the turn comes too late: %w", c.Policy.Name, context.DeadlineExceeded)
 		case !sleep(ctx, r.RetryAfter):
 			return ctx.Err()
 		}
 	}
+}
+
+// late reports whether a charge that was refused with c.MaxDelay until the
+// deadline is so because its turn comes too late.
+func late(c *Charge, r *Result) bool {
+	if c.Policy.Algorithm == LeakyBucket {
+		// Or else it found no room among those who wait. When it does, its turn
+		// comes when everything that is underway now has left.
+		return max(r.RetryAfter, r.ResetAfter) > c.MaxDelay
+	}
+	// There are no turns in windows, but a time when it fits.
+	return !c.Policy.Algorithm.windowed() || r.RetryAfter > c.MaxDelay
 }
 
 // sleep reports whether d passed before ctx ended.

@@ -1,0 +1,422 @@
+package limiter_test
+
+import (
+	"math/big"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/goweir/weir/limiter"
+)
+
+var windowed = []limiter.Algorithm{limiter.FixedWindow, limiter.SlidingWindow}
+
+// naive counts windows from a list of everything that was admitted: slow,
+// simple, exact.
+type naive struct{ events []*passed }
+
+type passed struct{ at, units int64 }
+
+func floorDiv(a, b int64) int64 {
+	q := a / b
+	if a%b < 0 {
+		q--
+	}
+	return q
+}
+
+// used returns how many units weigh at an instant of Unix time.
+func (n *naive) used(p limiter.Policy, now int64) int64 {
+	w := int64(p.Window)
+	var current, previous, inside int64
+	for _, e := range n.events {
+		switch floorDiv(now, w) - floorDiv(e.at, w) {
+		case 0:
+			current += e.units
+		case 1:
+			previous += e.units
+		}
+		if e.at > now-w {
+			inside += e.units
+		}
+	}
+	switch p.Algorithm {
+	case limiter.FixedWindow:
+		return current
+	case limiter.SlidingWindow:
+		left := (floorDiv(now, w)+1)*w - now
+		return current + ceilDiv(new(big.Int).Mul(num(previous), num(left)), num(w)).Int64()
+	}
+	return inside
+}
+
+func (n *naive) remaining(p limiter.Policy, now int64) int64 {
+	return max(0, int64(p.Limit)-n.used(p, now))
+}
+
+// check holds a result against the list. The charge was made at now, when there
+// was room for cost or not; the list has it already.
+func (n *naive) check(p limiter.Policy, now int64, cost int, fits bool, r limiter.Result) (fault string) {
+	left := n.remaining(p, now)
+	turns := func(d time.Duration, from, to bool, ok func(at int64) bool) bool {
+		return ok(now+int64(d)-1) == from && ok(now+int64(d)) == to
+	}
+	switch {
+	case r.Allowed != fits:
+		return "Allowed"
+	case r.Limit != p.Limit || r.Delay != 0 || r.Source != limiter.SourceMemory || (r.Receipt != limiter.Receipt{}) != (fits && cost > 0):
+		return "Limit, Delay, Source or Receipt"
+	case int64(r.Remaining) != left:
+		return "Remaining"
+	case fits && cost > 0 && r.RetryAfter != 0:
+		return "RetryAfter of what is allowed"
+	case cost > p.Limit:
+		if r.RetryAfter != limiter.Never {
+			return "RetryAfter, want never"
+		}
+	case !fits || cost == 0 && left == 0:
+		if !turns(r.RetryAfter, false, true, func(at int64) bool { return n.remaining(p, at) >= int64(max(cost, 1)) }) {
+			return "RetryAfter"
+		}
+	}
+	used := n.used(p, now) > 0
+	if used != (r.ResetAfter > 0) || used && !turns(r.ResetAfter, false, true, func(at int64) bool { return n.used(p, at) == 0 }) {
+		return "ResetAfter"
+	}
+	more := left < int64(p.Limit)
+	if more != (r.MoreAfter > 0) || more && !turns(r.MoreAfter, false, true, func(at int64) bool { return n.remaining(p, at) > left }) {
+		return "MoreAfter"
+	}
+	return ""
+}
+
+func randomWindow(rnd *rand.Rand, a limiter.Algorithm) limiter.Policy {
+	windows := []time.Duration{time.Microsecond, 1001, 1500, time.Millisecond, time.Second, 7 * time.Second, time.Minute, time.Hour, 24 * time.Hour}
+	limits := []int{1, 2, 3, 7, 10, 60, 100, 999, 999_983, 1<<37 - 1}
+	p := per(windows[rnd.IntN(len(windows))], limits[rnd.IntN(len(limits))], 0)
+	p.Algorithm = a
+	return p
+}
+
+func windowTrace(t *testing.T, seed uint64, steps int) {
+	inTime(t, func(t *testing.T) {
+		rnd := rand.New(rand.NewPCG(seed, 11))
+		p := randomWindow(rnd, windowed[rnd.IntN(len(windowed))])
+		time.Sleep(time.Duration(rnd.Int64N(int64(p.Window)))) // so that windows do not begin with the Memory
+		m, n := limiter.NewMemory(nil), &naive{}
+		type held struct {
+			c limiter.Charge
+			r limiter.Result
+			e *passed
+		}
+		var open []held
+		for i := range steps {
+			now := time.Now().UnixNano()
+			switch k := rnd.IntN(20); {
+			case k < 4:
+				time.Sleep(time.Duration(rnd.Int64N(int64(p.Window)/4 + 2)))
+			case k == 4:
+				time.Sleep(time.Duration(rnd.Int64N(2*int64(p.Window) + 1)))
+			case k == 5 && rnd.IntN(4) == 0:
+				p.Limit = randomWindow(rnd, p.Algorithm).Limit
+			case k == 6 && rnd.IntN(8) == 0:
+				if err := m.Reset(t.Context(), of(p, 0)); err != nil {
+					t.Fatal(err)
+				}
+				n.events = nil
+			case k < 10 && len(open) > 0:
+				j := rnd.IntN(len(open))
+				h := open[j]
+				open = append(open[:j], open[j+1:]...)
+				refund(t, m, h.c, &h.r)
+				h.e.units = 0
+			case k == 10: // all or nothing, with another and with itself
+				a, b := 1+rnd.IntN(max(1, p.Limit/3)), 1+rnd.IntN(max(1, p.Limit/3))
+				fits := n.remaining(p, now) >= int64(a+b)
+				rs := takeAll(t, m, of(p, a), of(limiter.PerDay("other", 1<<30), 1), of(p, b))
+				if got := rs[0].Allowed && rs[2].Allowed; got != fits || !rs[1].Allowed {
+					t.Fatalf("seed %d, step %d: TakeAll of %d and %d = %+v, want %v", seed, i, a, b, rs, fits)
+				}
+				if fits {
+					e := &passed{now, int64(a + b)}
+					n.events = append(n.events, e)
+					if rnd.IntN(2) == 0 {
+						c := of(p, a)
+						refund(t, m, c, &rs[0])
+						e.units = int64(b)
+					}
+				}
+			default:
+				cost := rnd.IntN(4)
+				if rnd.IntN(4) == 0 {
+					cost = rnd.IntN(p.Limit + 2)
+				}
+				c := of(p, cost)
+				if rnd.IntN(4) == 0 {
+					c.MaxDelay = time.Duration(rnd.Int64()) // there are no turns
+				}
+				fits := cost <= p.Limit && (cost == 0 || n.remaining(p, now) >= int64(cost))
+				r := take(t, m, c)
+				if fits && cost > 0 {
+					e := &passed{now, int64(cost)}
+					n.events = append(n.events, e)
+					open = append(open, held{c, r, e})
+				}
+				if fault := n.check(p, now, cost, fits, r); fault != "" {
+					t.Fatalf("seed %d, step %d: %v: Take(%+v) = %+v: wrong %s", seed, i, p.Algorithm, c, r, fault)
+				}
+			}
+		}
+	})
+}
+
+// Windows decide as a list of everything would, and say as much about it.
+func TestWindowsAgainstList(t *testing.T) {
+	traces := uint64(2000)
+	if testing.Short() {
+		traces = 200
+	}
+	for seed := range traces {
+		windowTrace(t, seed, 200)
+	}
+}
+
+func FuzzWindowsAgainstList(f *testing.F) {
+	for seed := range uint64(8) {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, seed uint64) { windowTrace(t, seed, 300) })
+}
+
+// A client that sleeps for exactly RetryAfter is admitted, and a nanosecond
+// earlier it is not.
+func TestSleepingRetryAfterAdmitsInWindows(t *testing.T) {
+	schedules := uint64(10_000)
+	if testing.Short() {
+		schedules = 1000
+	}
+	inTime(t, func(t *testing.T) {
+		m := limiter.NewMemory(nil)
+		for seed := range schedules {
+			rnd := rand.New(rand.NewPCG(seed, 12))
+			p := randomWindow(rnd, windowed[rnd.IntN(len(windowed))])
+			c := limiter.Charge{Policy: p, Key: number(int(seed))}
+			for range 5 {
+				c.Cost = 1 + rnd.IntN(p.Limit)
+				r := take(t, m, c)
+				if r.Allowed {
+					continue
+				}
+				time.Sleep(r.RetryAfter - 1)
+				if early := denied(t, m, c); early.RetryAfter != 1 {
+					t.Fatalf("seed %d: %v: RetryAfter a nanosecond early = %v", seed, p.Algorithm, early.RetryAfter)
+				}
+				time.Sleep(1)
+				allowed(t, m, c)
+			}
+		}
+	})
+}
+
+// A client that keeps its pace is never refused: the even pace of the Limit, or
+// with a SlidingWindow of one unit less.
+func TestPacedClientInWindows(t *testing.T) {
+	for _, a := range windowed {
+		inTime(t, func(t *testing.T) {
+			m := limiter.NewMemory(nil)
+			for seed := range uint64(200) {
+				rnd := rand.New(rand.NewPCG(seed, 13))
+				p := randomWindow(rnd, a)
+				p.Limit = min(1+p.Limit, int(p.Window/100))
+				n := time.Duration(p.Limit)
+				if a == limiter.SlidingWindow {
+					n--
+				}
+				c := limiter.Charge{Policy: p, Key: number(int(seed)), Cost: 1}
+				time.Sleep(time.Duration(rnd.Int64N(int64(p.Window))))
+				for range 300 {
+					allowed(t, m, c)
+					time.Sleep((p.Window+n-1)/n + time.Duration(rnd.Int64N(3)))
+				}
+			}
+		})
+	}
+}
+
+// Whatever the traffic: in any time up to Window, a SlidingWindow admits at
+// most Limit + Limit*time/Window. That is its error, stated in its
+// documentation.
+func TestSlidingWindowError(t *testing.T) {
+	schedules := uint64(1000)
+	if testing.Short() {
+		schedules = 100
+	}
+	most := 0.0
+	for seed := range schedules {
+		inTime(t, func(t *testing.T) {
+			rnd := rand.New(rand.NewPCG(seed, 14))
+			p := per(s, 1+rnd.IntN(30), 0)
+			p.Algorithm = limiter.SlidingWindow
+			m := limiter.NewMemory(nil)
+			var events []passed
+			for len(events) < 100 {
+				// Either greedy, as soon as one fits, or after a pause: bursts
+				// at the end of one window, paced through the next.
+				if rnd.IntN(20) == 0 {
+					time.Sleep(time.Duration(rnd.Int64N(int64(2 * s))))
+				}
+				if r := take(t, m, of(p, 1)); r.Allowed {
+					events = append(events, passed{time.Now().UnixNano(), 1})
+				} else {
+					time.Sleep(r.RetryAfter)
+				}
+			}
+			for i, from := range events {
+				for j, to := range events[i:] {
+					d := to.at - from.at
+					if d > int64(s) {
+						break
+					}
+					n := j + 1
+					if excess := int64(n-p.Limit) * int64(s); excess > int64(p.Limit)*d {
+						t.Fatalf("seed %d: limit %d: %d units in %v", seed, p.Limit, n, time.Duration(d))
+					}
+					if d < int64(s) {
+						most = max(most, float64(n)/float64(p.Limit))
+					}
+				}
+			}
+		})
+	}
+	t.Logf("at most %.2f times the Limit in one Window", most)
+	if most > 2 {
+		t.Errorf("%.2f times the Limit in one Window", most)
+	}
+}
+
+// Extreme parameters neither wrap nor admit.
+func TestExtremeWindows(t *testing.T) {
+	const huge = 1<<63 - 1
+	for _, a := range windowed {
+		inTime(t, func(t *testing.T) {
+			m := limiter.NewMemory(nil)
+			for i, p := range []limiter.Policy{
+				per(24*time.Hour, 1, 0), per(huge, 1, 0), per(time.Microsecond, huge, 0), per(huge, huge, 0), per(huge-1, 3, 0), per(1001, huge-1, 0),
+			} {
+				p.Algorithm = a
+				charge := func(cost int) limiter.Charge {
+					return limiter.Charge{Policy: p, Key: number(i), Cost: cost, MaxDelay: huge}
+				}
+				check := func(rs ...limiter.Result) {
+					t.Helper()
+					for _, r := range rs {
+						if r.ResetAfter < 0 || r.RetryAfter < 0 || r.MoreAfter < 0 || r.Remaining < 0 || r.Remaining > p.Limit || r.Delay != 0 {
+							t.Errorf("%v %d/%v: %+v", a, p.Limit, p.Window, r)
+						}
+					}
+				}
+				for _, cost := range []int{106_752, 1 << 40, 1 << 62, huge} {
+					r := take(t, m, charge(cost))
+					check(r)
+					if r.Allowed != (cost <= p.Limit) || !r.Allowed && r.RetryAfter != limiter.Never {
+						t.Errorf("%v %d/%v: cost %d: %+v", a, p.Limit, p.Window, cost, r)
+					}
+					if err := m.Reset(t.Context(), charge(0)); err != nil {
+						t.Fatal(err)
+					}
+					if r := take(t, m, charge(0)); r.Remaining != p.Limit || r.ResetAfter != 0 {
+						t.Errorf("%v %d/%v: after Reset %+v", a, p.Limit, p.Window, r)
+					}
+				}
+				check(allowed(t, m, charge(p.Limit)))
+				check(denied(t, m, charge(p.Limit)))
+				check(takeAll(t, m, charge(p.Limit), charge(p.Limit), charge(p.Limit))...)
+				time.Sleep(time.Hour)
+				check(take(t, m, charge(0)), take(t, m, charge(p.Limit)), take(t, m, charge(1)))
+			}
+		})
+	}
+}
+
+// A quota with another Window, or counted another way, is another quota.
+func TestIdentityOfWindows(t *testing.T) {
+	inTime(t, func(t *testing.T) {
+		m := limiter.NewMemory(nil)
+		for _, a := range append(windowed, limiter.TokenBucket, limiter.LeakyBucket) {
+			p := per(time.Hour, 10, 0)
+			p.Algorithm = a
+			remaining(t, m, of(p, 0), 10)
+			allowed(t, m, of(p, 4))
+			p.Limit = 20
+			if p.Window++; a >= limiter.FixedWindow {
+				remaining(t, m, of(p, 0), 20)
+				p.Window--
+				remaining(t, m, of(p, 0), 16)
+			}
+		}
+	})
+}
+
+// All goroutines together get the Limit, to the unit; what is given back is
+// there again, to the unit.
+func TestWindowsUnderContention(t *testing.T) {
+	for _, a := range windowed {
+		inTime(t, func(t *testing.T) { // where no edge of a window comes between
+			m := limiter.NewMemory(nil)
+			p, other := per(time.Hour, 3000, 0), per(time.Hour, 1<<40, 0)
+			p.Algorithm, other.Name = a, "other"
+			var kept atomic.Int64
+			var wg sync.WaitGroup
+			for g := range 64 {
+				wg.Go(func() {
+					for i := range 100 {
+						var r limiter.Result
+						if g%2 == 0 {
+							r = take(t, m, of(p, 1))
+						} else {
+							r = takeAll(t, m, of(p, 1), of(other, 1))[0]
+						}
+						switch {
+						case !r.Allowed:
+						case i%4 == 0:
+							refund(t, m, of(p, 1), &r)
+						default:
+							kept.Add(1)
+						}
+					}
+				})
+			}
+			wg.Wait()
+			remaining(t, m, of(p, 0), 3000-int(kept.Load()))
+		})
+	}
+}
+
+func TestWindowsDoNotAllocate(t *testing.T) {
+	for _, a := range windowed {
+		m := limiter.NewMemory(nil)
+		plenty, few := per(time.Hour, 1<<30, 0), per(time.Hour, 1, 0)
+		plenty.Algorithm, few.Algorithm, few.Name = a, a, "few"
+		all := []limiter.Charge{of(plenty, 1), of(few, 0), of(limiter.PerHour("q", 1<<40), 1)}
+		var r limiter.Result
+		for name, tt := range map[string]struct {
+			want float64
+			f    func()
+		}{
+			"allowed": {0, func() { allowed(t, m, of(plenty, 1)) }},
+			"denied":  {0, func() { take(t, m, of(few, 1)) }},
+			"look":    {0, func() { take(t, m, of(few, 0)) }},
+			"refund": {0, func() {
+				r = allowed(t, m, of(plenty, 1))
+				refund(t, m, of(plenty, 1), &r)
+			}},
+			"TakeAll of 3": {1, func() { takeAll(t, m, all...) }},
+		} {
+			if got := testing.AllocsPerRun(100, tt.f); got != tt.want {
+				t.Errorf("%v, %s: %v allocations, want %v", a, name, got, tt.want)
+			}
+		}
+	}
+}
