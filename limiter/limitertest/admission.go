@@ -105,7 +105,7 @@ func bound(x *trial) {
 			}
 			early := time.Since(origin)
 			r := x.take(c)
-			if late := time.Since(origin); r.Allowed && !l.admit(early+r.Delay, late+r.Delay, c.Cost) {
+			if late := time.Since(origin); r.Allowed && !l.admit(early, late, r.Delay, c.Cost) {
 				x.fatalf("seed %d, step %d: too much of %+v was admitted with %+v", seed, i, p, r)
 			}
 		}

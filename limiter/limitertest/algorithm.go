@@ -11,15 +11,19 @@ import (
 type algorithm struct {
 	is limiter.Algorithm
 
-	// turns says that charges with MaxDelay reserve turns in the order of
+	// turns says that charges with MaxDelay reserve turns, in the order of
 	// arrival.
 	turns bool
 
 	// capacity returns how many units may pass at one instant.
 	capacity func(limiter.Policy) int
 
-	// patience returns the longest Delay that may be given to a charge.
-	patience func(limiter.Charge) time.Duration
+	// patience returns the longest Delay that may be given to a charge, if a
+	// charge may cost so much too much.
+	patience func(c limiter.Charge, rounding time.Duration) time.Duration
+
+	// turn returns when Wait will have charged what r has refused.
+	turn func(r limiter.Result) time.Duration
 
 	// most returns how many units may pass in a time at most.
 	most func(limiter.Policy, time.Duration) int64
@@ -36,9 +40,10 @@ type algorithm struct {
 
 // A ledger adds up what was admitted, in the order of arrival.
 type ledger interface {
-	// admit reports whether cost units at a time are within the promise.
-	// early and late are the bounds of the time; in a bubble they are equal.
-	admit(early, late time.Duration, cost int) bool
+	// admit reports whether a charge is within the promise that was admitted
+	// at a time, to go on after delay. early and late are the bounds of that
+	// time; in a bubble they are equal.
+	admit(early, late, delay time.Duration, cost int) bool
 }
 
 // A model is the state of one quota, counted as the algorithm's description
@@ -54,7 +59,7 @@ type model interface {
 type receipt any
 
 // algorithms are those of package limiter.
-var algorithms = []*algorithm{tokenBucket}
+var algorithms = []*algorithm{tokenBucket, leakyBucket}
 
 // burstOf is the capacity of a bucket.
 func burstOf(p limiter.Policy) int {

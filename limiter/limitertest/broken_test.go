@@ -223,6 +223,11 @@ var flaws = []flaw{
 		return c
 	}), []string{"patience", "retry", "hammering", "refund schedules", "trace", "wait, late"}},
 
+	{"does not shape", answering(func(_ limiter.Charge, r limiter.Result) limiter.Result {
+		r.Delay = 0
+		return r
+	}), []string{"leaky bucket/shape", "leaky bucket/smooth", "leaky bucket/bound", "leaky bucket/trace", "turns"}},
+
 	// Results.
 	{"a look takes", charging(func(c limiter.Charge) limiter.Charge {
 		if c.Cost == 0 {

@@ -14,7 +14,6 @@ import (
 var contentionChecks = []check{
 	{name: "simultaneous", run: simultaneous, busy: true},
 	{name: "crowd", run: crowd, busy: true},
-	{name: "crowd with turns", run: crowdWithTurns, turns: true, busy: true},
 	{name: "crowd with refunds", run: crowdWithRefunds, busy: true},
 	{name: "contended all", run: contendedAll, busy: true},
 	{name: "crossed all", run: crossedAll, busy: true},
@@ -92,35 +91,6 @@ func (x *trial) admitted(goroutines, times int, c limiter.Charge) int {
 		}
 	})
 	return int(n.Load())
-}
-
-// crowdWithTurns reserves by many goroutines: all turns differ.
-func crowdWithTurns(x *trial) {
-	const callers, burst = 64, 4
-	unit := time.Hour
-	c := of(x.policy(1, unit, burst), 1)
-	c.MaxDelay = 1000 * unit
-	seen := make(chan time.Duration, callers)
-	x.together(callers, 1, func(int, *rand.Rand) {
-		if r, ok := x.try(c); ok && r.Allowed {
-			seen <- r.Delay
-		}
-	})
-	close(seen)
-	turns := make(map[time.Duration]int)
-	for d := range seen {
-		turns[d.Round(unit/2)]++
-	}
-	for i := range callers {
-		want, at := 1, time.Duration(max(0, i-burst+1))*unit
-		if at == 0 {
-			want = burst
-		}
-		if turns[at] != want {
-			x.errorf("%d callers have the turn in %v, want %d; all turns: %v", turns[at], at, want, turns)
-			return
-		}
-	}
 }
 
 // flood hammers one key in real time, so that callers are held up between

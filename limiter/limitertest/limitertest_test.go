@@ -33,20 +33,25 @@ func TestRealTime(t *testing.T) {
 }
 
 // outcome is a line about one check in the output of a test.
-var outcome = regexp.MustCompile(`(?m)^ +--- (PASS|FAIL): TestMemory/token_bucket/(\S+)`)
+var outcome = regexp.MustCompile(`(?m)^ +--- (PASS|FAIL): TestMemory/(\w+/\S+)`)
 
 // child runs TestMemory in a process of its own, because it is to fail, and may
-// hang or crash. It returns the checks that ran, and whether they failed.
+// hang or crash. It runs the checks that are named, or all, and returns which
+// ran and whether they failed.
 func child(t *testing.T, flaw string, only ...string) (failed map[string]bool, output string) {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	run := "^TestMemory$/^token_bucket$"
+	run := "^TestMemory$"
 	if len(only) > 0 {
-		names := regexp.QuoteMeta(strings.Join(only, "\n"))
-		run += "/^(" + strings.NewReplacer(" ", "_", "\n", "|").Replace(names) + ")$"
+		var algorithms, checks []string
+		for _, name := range only {
+			algorithm, check, _ := strings.Cut(regexp.QuoteMeta(spaced.Replace(name)), "/")
+			algorithms, checks = append(algorithms, algorithm), append(checks, check)
+		}
+		run += "/^(" + strings.Join(algorithms, "|") + ")$/^(" + strings.Join(checks, "|") + ")$"
 	}
 	out, err := exec.CommandContext(t.Context(), exe, "-test.run="+run, "-test.v", "-test.timeout=60s", "-broken="+flaw).CombinedOutput()
 	if err != nil && !errors.As(err, new(*exec.ExitError)) {
@@ -54,9 +59,24 @@ func child(t *testing.T, flaw string, only ...string) (failed map[string]bool, o
 	}
 	failed = make(map[string]bool)
 	for _, m := range outcome.FindAllStringSubmatch(string(out), -1) {
-		failed[strings.ReplaceAll(m[2], "_", " ")] = m[1] == "FAIL"
+		failed[m[2]] = m[1] == "FAIL"
 	}
 	return failed, string(out)
+}
+
+// spaced writes the name of a check as package testing does.
+var spaced = strings.NewReplacer(" ", "_")
+
+// full returns the names of f's checks with their algorithms; those without one
+// are TokenBucket's.
+func (f *flaw) full() []string {
+	names := slices.Clone(f.fails)
+	for i, n := range names {
+		if !strings.Contains(n, "/") {
+			names[i] = "token bucket/" + n
+		}
+	}
+	return names
 }
 
 // Each flaw is found by each check that is there to find it.
@@ -64,31 +84,35 @@ func TestFlaws(t *testing.T) {
 	for _, f := range flaws {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
-			failed, out := child(t, f.name, f.fails...)
-			for _, c := range f.fails {
-				if ran := len(failed) > 0; !failed[c] {
-					t.Errorf("the check %q passes (ran: %v); output:\n%s", c, ran, out[max(0, len(out)-2000):])
+			failed, out := child(t, f.name, f.full()...)
+			for _, c := range f.full() {
+				if fails, ran := failed[spaced.Replace(c)]; !fails {
+					t.Errorf("%q fails: %v (ran: %v); output:\n%s", c, fails, ran, out[max(0, len(out)-2000):])
 				}
 			}
 		})
 	}
 }
 
-// Each check finds some flaw, and none where there is none.
+// Each check finds some flaw, of one algorithm at least, and none where there
+// is none.
 func TestChecks(t *testing.T) {
 	failed, out := child(t, "")
 	if len(failed) == 0 {
 		t.Fatalf("no check ran:\n%s", out)
 	}
-	var listed []string
+	find := make(map[string]bool)
 	for _, f := range flaws {
-		listed = append(listed, f.fails...)
+		for _, c := range f.full() {
+			_, check, _ := strings.Cut(spaced.Replace(c), "/")
+			find[check] = true
+		}
 	}
 	for c, f := range failed {
 		if f {
 			t.Errorf("%q fails although nothing is broken:\n%s", c, out)
 		}
-		if !slices.Contains(listed, c) {
+		if _, check, _ := strings.Cut(c, "/"); !find[check] {
 			t.Errorf("%q is not shown to find any flaw", c)
 		}
 	}

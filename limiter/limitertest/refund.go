@@ -155,13 +155,13 @@ func (x *trial) refundSchedule(seed uint64) {
 			}
 			early := time.Since(origin)
 			if r := x.take(c); r.Allowed {
-				events = append(events, &event{c, r, early + r.Delay, time.Since(origin) + r.Delay, true})
+				events = append(events, &event{c, r, early, time.Since(origin), true})
 			}
 		}
 	}
 	l := x.algorithm.ledger(p)
 	for i, e := range events {
-		if e.kept && !l.admit(e.early, e.late, e.c.Cost) {
+		if e.kept && !l.admit(e.early, e.late, e.r.Delay, e.c.Cost) {
 			x.fatalf("seed %d: %+v: too much by event %d of %d, at %v", seed, p, i, len(events), e.late)
 		}
 	}

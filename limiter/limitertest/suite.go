@@ -32,6 +32,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -48,14 +49,14 @@ type Options struct {
 	Algorithms []limiter.Algorithm
 
 	// RealTime says that the Limiter does not keep time by this process's
-	// package time, or does I/O: checks then really wait, and those that only
-	// wait run in parallel. It takes some ten seconds.
+	// package time, or does I/O: checks then really wait, many of them at
+	// once. It takes some seconds for each algorithm.
 	RealTime bool
 
 	// Tolerance is how late an answer may come under RealTime. A second of the
 	// tables lasts 20 times as long. A check that fails after answers came
-	// later is repeated, up to 5 times. 0 means DefaultTolerance; without
-	// RealTime it does not matter.
+	// later is repeated with twice the tolerance, up to 4 times. 0 means
+	// DefaultTolerance; without RealTime it does not matter.
 	Tolerance time.Duration
 
 	// Rounding is how much more than Cost*Window/Limit, in time, a charge may
@@ -96,11 +97,7 @@ func Run(t *testing.T, open func(t *testing.T) limiter.Limiter, opts *Options) {
 		}
 		t.Run(is.String(), func(t *testing.T) {
 			s := suite{open: open, opts: o, algorithm: algorithms[i]}
-			for _, c := range slices.Concat(checks, s.algorithm.own) {
-				if s.applies(&c) {
-					t.Run(c.name, func(t *testing.T) { s.check(t, &c) })
-				}
-			}
+			s.run(t, slices.Concat(checks, s.algorithm.own))
 		})
 	}
 }
@@ -110,16 +107,15 @@ type check struct {
 	name string
 	run  func(*trial)
 
-	turns bool // only for algorithms that give turns
 	exact bool // only in a bubble: it needs exact time, or very much of it
 	busy  bool // always in real time, outside of bubbles, and alone
 }
 
-// checks are all checks, in the order in which they run. Those that compute
-// most come first, because under RealTime those that sleep run in parallel
-// after them.
+// checks are all checks, in the order in which they begin. Those that keep
+// the machine busy come first, because under RealTime those that sleep run
+// together.
 var checks = slices.Concat(contentionChecks, admissionChecks, resultChecks, denialChecks, keyChecks,
-	changeChecks, takeAllChecks, refundChecks, turnChecks, waitChecks, extremeChecks, traceChecks)
+	changeChecks, takeAllChecks, refundChecks, waitChecks, extremeChecks, traceChecks)
 
 type suite struct {
 	open      func(*testing.T) limiter.Limiter
@@ -127,8 +123,26 @@ type suite struct {
 	algorithm *algorithm
 }
 
-func (s *suite) applies(c *check) bool {
-	return (s.algorithm.turns || !c.turns) && (!s.opts.RealTime || !c.exact)
+// together is how many checks run at once in real time. Most of them sleep most
+// of the time, so more than -parallel would let.
+const together = 16
+
+func (s *suite) run(t *testing.T, checks []check) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	places := make(chan struct{}, together)
+	for _, c := range checks {
+		switch {
+		case !s.opts.RealTime || c.busy:
+			t.Run(c.name, func(t *testing.T) { s.check(t, &c) })
+		case !c.exact:
+			places <- struct{}{}
+			wg.Go(func() {
+				t.Run(c.name, func(t *testing.T) { s.check(t, &c) })
+				<-places
+			})
+		}
+	}
 }
 
 // attempts is how often a check is tried while answers come late.
@@ -141,13 +155,14 @@ func (s *suite) check(t *testing.T, c *check) {
 	case !s.opts.RealTime:
 		synctest.Test(t, func(t *testing.T) { s.attempt(t, c, time.Second, 0).report() })
 	default:
-		t.Parallel()
+		tolerance := s.opts.Tolerance
 		for i := 1; ; i++ {
-			x := s.attempt(t, c, 20*s.opts.Tolerance, s.opts.Tolerance)
+			x := s.attempt(t, c, 20*tolerance, tolerance)
 			if x.late == 0 || len(x.faults) == 0 || i == attempts {
 				x.report()
 				return
 			}
+			tolerance *= 2
 		}
 	}
 }

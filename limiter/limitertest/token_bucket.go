@@ -2,6 +2,7 @@ package limitertest
 
 import (
 	"math/big"
+	"slices"
 	"time"
 
 	"github.com/goweir/weir/limiter"
@@ -11,11 +12,12 @@ var tokenBucket = &algorithm{
 	is:       limiter.TokenBucket,
 	turns:    true,
 	capacity: burstOf,
-	patience: func(c limiter.Charge) time.Duration { return c.MaxDelay },
+	patience: func(c limiter.Charge, _ time.Duration) time.Duration { return c.MaxDelay },
+	turn:     func(r limiter.Result) time.Duration { return r.RetryAfter },
 	most:     mostOfBucket,
 	ledger:   func(p limiter.Policy) ledger { return newBucketLedger(p) },
-	model:    func() model { return newBucketModel() },
-	own:      bucketVectors,
+	model:    func() model { return newBucketModel(false) },
+	own:      slices.Concat(bucketVectors, turnChecks, []check{{name: "stale refund in part", run: staleRefundVector}}),
 }
 
 func num(n int64) *big.Rat { return new(big.Rat).SetInt64(n) }
@@ -81,7 +83,8 @@ func newBucketLedger(p limiter.Policy) *bucketLedger {
 	return &bucketLedger{unit: cost(p, 1), span: cost(p, burstOf(p)), total: new(big.Rat)}
 }
 
-func (l *bucketLedger) admit(early, late time.Duration, units int) bool {
+func (l *bucketLedger) admit(early, late, delay time.Duration, units int) bool {
+	early, late = early+delay, late+delay
 	if level := diff(l.total, num(int64(early))); l.lowest == nil || level.Cmp(l.lowest) < 0 {
 		l.lowest = level
 	}
@@ -90,14 +93,19 @@ func (l *bucketLedger) admit(early, late time.Duration, units int) bool {
 	return rise.Cmp(l.span) <= 0
 }
 
-// A bucketModel is a token bucket by GCRA.
+// A bucketModel is a token bucket or a leaky bucket, by GCRA. What a token
+// bucket admits goes on as soon as it fits, what a leaky bucket admits when all
+// before it has leaked.
 type bucketModel struct {
+	leaky   bool
 	arrival *big.Rat // when it is whole again
 	given   *big.Rat // what was given back since it was last whole
 	turns   bool     // callers may wait for their turns up to arrival
 }
 
-func newBucketModel() *bucketModel { return &bucketModel{arrival: new(big.Rat), given: new(big.Rat)} }
+func newBucketModel(leaky bool) *bucketModel {
+	return &bucketModel{leaky: leaky, arrival: new(big.Rat), given: new(big.Rat)}
+}
 
 // A bucketReceipt says what a charge took, until when, and what had been given
 // back by then.
@@ -117,17 +125,24 @@ func (m *bucketModel) take(now int64, c limiter.Charge) (limiter.Result, receipt
 		begin := latest(m.arrival, n)
 		free := diff(cost(p, burstOf(p)), cost(p, max(c.Cost, 1)))
 		wait := diff(diff(begin, free), n)
+		delay, lack := wait, diff(wait, num(int64(c.MaxDelay)))
+		if m.leaky {
+			delay, lack = diff(begin, n), wait
+			if c.MaxDelay > 0 {
+				lack = latest(wait, diff(delay, num(int64(c.MaxDelay))))
+			}
+		}
 		switch {
 		case c.Cost == 0:
 			r.Allowed, r.RetryAfter = true, up(wait)
-		case wait.Cmp(num(int64(c.MaxDelay))) > 0:
-			r.RetryAfter = up(diff(wait, num(int64(c.MaxDelay))))
+		case lack.Sign() > 0:
+			r.RetryAfter = up(lack)
 		default:
-			r.Allowed, r.Delay = true, up(wait)
+			r.Allowed, r.Delay = true, up(delay)
 			if sum(m.arrival, m.given).Cmp(n) <= 0 {
 				m.given = new(big.Rat)
 			}
-			m.turns = c.MaxDelay > 0 || m.turns && m.arrival.Cmp(n) > 0
+			m.turns = m.leaky || c.MaxDelay > 0 || m.turns && m.arrival.Cmp(n) > 0
 			paid := cost(p, c.Cost)
 			m.arrival = sum(begin, paid)
 			got = &bucketReceipt{paid, m.arrival, m.given}

@@ -324,7 +324,7 @@ func (x *trial) consistent(c limiter.Charge, r limiter.Result, never bool) {
 		fault = "a look has a Delay or a Receipt"
 	case r.Allowed && c.Cost == 0 && (r.RetryAfter > 0) != (r.Remaining == 0):
 		fault = "RetryAfter of a look is not 0 if, and only if, a unit would fit"
-	case r.Delay > x.algorithm.patience(c):
+	case r.Delay > 0 && r.Delay > x.algorithm.patience(c, x.opts.Rounding):
 		fault = "Delay is longer than the caller would wait"
 	default:
 		return

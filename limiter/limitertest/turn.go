@@ -2,16 +2,20 @@ package limitertest
 
 import (
 	"math"
+	"math/rand/v2"
 	"time"
 
 	"github.com/goweir/weir/limiter"
 )
 
+// turnChecks are those of TokenBucket, where turns begin when Burst is used up.
 var turnChecks = []check{
-	{name: "turns", run: turns, turns: true},
-	{name: "turns given up", run: turnsGivenUp, turns: true},
-	{name: "patience", run: patience, turns: true},
-	{name: "smooth", run: smooth, turns: true},
+	{name: "turns", run: turns},
+	{name: "turns given up", run: turnsGivenUp},
+	{name: "patience", run: patience},
+	{name: "smooth", run: smooth},
+	{name: "wait in order", run: waitInOrder},
+	{name: "crowd with turns", run: crowdWithTurns, busy: true},
 }
 
 // reserve expects a turn after a time of the tables.
@@ -102,9 +106,11 @@ func patience(x *trial) {
 
 // smooth is the vector of failsafe-go: one per 500 ms. There, whoever comes to
 // a free limiter waits for the next whole half of a second; here nobody does.
-func smooth(x *trial) {
+func smooth(x *trial) { x.smooth(1) }
+
+func (x *trial) smooth(burst int) {
 	ms := x.second / 1000
-	p := x.policy(2, x.second, 1)
+	p := x.policy(2, x.second, burst)
 	x.begin()
 	for _, tt := range []struct{ at, n, first, last time.Duration }{
 		{0, 7, 0, 3000},
@@ -120,6 +126,58 @@ func smooth(x *trial) {
 		}
 		if want := (tt.first + 500*(tt.n-1)); want != tt.last {
 			x.fatalf("the table at %v says %v and %v", tt.at, want, tt.last)
+		}
+	}
+}
+
+// waitInOrder lets callers wait in line.
+func waitInOrder(x *trial) {
+	x.untimed()
+	const callers = 5
+	p := x.policy(4, x.second, 1)
+	x.allowed(of(p, 1))
+	turns := make(chan int, callers)
+	for i := range callers {
+		go func() {
+			if err := limiter.Wait(x.ctx(), x.l, of(p, 1)); err != nil {
+				x.errorf("caller %d: Wait = %v", i, err)
+			}
+			turns <- i
+		}()
+		time.Sleep(x.second / 50) // so that they arrive in order
+	}
+	for i := range callers {
+		if got := <-turns; got != i {
+			x.errorf("turn %d went to caller %d", i, got)
+		}
+	}
+}
+
+// crowdWithTurns reserves by many goroutines: all turns differ.
+func crowdWithTurns(x *trial) {
+	const callers, burst = 64, 4
+	unit := time.Hour
+	c := of(x.policy(1, unit, burst), 1)
+	c.MaxDelay = 1000 * unit
+	seen := make(chan time.Duration, callers)
+	x.together(callers, 1, func(int, *rand.Rand) {
+		if r, ok := x.try(c); ok && r.Allowed {
+			seen <- r.Delay
+		}
+	})
+	close(seen)
+	turns := make(map[time.Duration]int)
+	for d := range seen {
+		turns[d.Round(unit/2)]++
+	}
+	for i := range callers {
+		want, at := 1, time.Duration(max(0, i-burst+1))*unit
+		if at == 0 {
+			want = burst
+		}
+		if turns[at] != want {
+			x.errorf("%d callers have the turn in %v, want %d; all turns: %v", turns[at], at, want, turns)
+			return
 		}
 	}
 }

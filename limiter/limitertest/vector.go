@@ -12,7 +12,6 @@ import (
 var bucketVectors = []check{
 	{name: "gcra", run: gcraVectors},
 	{name: "allow", run: allowVectors},
-	{name: "stale refund in part", run: staleRefundVector},
 	{name: "long run", run: longRun, exact: true},
 }
 
