@@ -6,21 +6,31 @@ import (
 	"hash/maphash"
 	"math"
 	"math/bits"
+	"sync/atomic"
 	"time"
 )
 
 // DefaultMaxBytes is the bound of a [Memory] without [MemoryOptions.MaxBytes]:
-// 64 MiB, room for about 1.9 million keys that are not whole.
+// 64 MiB, room for about 1.8 million keys that are not whole.
 const DefaultMaxBytes = 64 << 20
 
 // MemoryOptions are the options of [NewMemory].
 type MemoryOptions struct {
-	// MaxBytes bounds the tables. A key that is not whole takes 32 bytes, with
+	// MaxBytes bounds the tables and the logs. A key that is not whole takes 32 bytes, with
 	// the free slots between them 36 to 40 (up to 50 in small tables); a whole
 	// one takes none for long. Up to 32 KiB of locks come on top, and while a table grows its old
 	// copy is garbage. 0 means DefaultMaxBytes; less than 1 KiB counts as 1
 	// KiB; negative panics.
 	MaxBytes int64
+
+	// LogBytes is the part of MaxBytes that is set aside for the events of
+	// SlidingLog: 16 bytes for each instant at which a key was charged within
+	// the last Window, up to half as much again for growing, and about 100
+	// bytes a key beside its 32. A quota can hold Limit events, so allow for
+	// 24 bytes times Limit for every key that may be used up. 0 means a
+	// sixteenth of MaxBytes, 4 MiB by default; negative or more than MaxBytes
+	// panics. When it is used up, what RefuseNew says for keys goes for events.
+	LogBytes int64
 
 	// RefuseNew says what happens to a new key when there is no room: false,
 	// the default, forgets the key that would be whole soonest among the 16
@@ -36,7 +46,7 @@ type MemoryOptions struct {
 // MemoryStats are counts of a [Memory] since it was made.
 type MemoryStats struct {
 	Keys    int    // states held, including those that became whole lately
-	Bytes   int64  // size of the tables
+	Bytes   int64  // size of the tables and the logs
 	Evicted uint64 // states forgotten before they were whole
 	Refused uint64 // new keys refused under RefuseNew
 }
@@ -62,6 +72,10 @@ type Memory struct {
 	refuse bool
 	mask   uint64
 	shards []shard
+
+	logMax  int64
+	logRoom atomic.Int64  // bytes that logs may still take
+	logHand atomic.Uint64 // where the next search for such room begins
 }
 
 var _ Limiter = (*Memory)(nil)
@@ -79,7 +93,13 @@ func NewMemory(opts *MemoryOptions) *Memory {
 	if o.MaxBytes == 0 {
 		o.MaxBytes = DefaultMaxBytes
 	}
+	if o.LogBytes < 0 || o.LogBytes > o.MaxBytes {
+		panic(fmt.Sprintf("limiter: NewMemory: LogBytes is %d; allowed: 0 (a sixteenth of MaxBytes) to MaxBytes, %d", o.LogBytes, o.MaxBytes))
+	}
 	o.MaxBytes = max(o.MaxBytes, 1<<10)
+	if o.LogBytes == 0 {
+		o.LogBytes = o.MaxBytes / 16
+	}
 	// A shard should have room for a few dozen keys, or some overflow long
 	// before the others.
 	shards := min(256, 1<<(bits.Len64(uint64(o.MaxBytes/(16<<10))|1)-1))
@@ -91,9 +111,11 @@ func NewMemory(opts *MemoryOptions) *Memory {
 		refuse: o.RefuseNew,
 		mask:   uint64(shards) - 1,
 		shards: make([]shard, shards),
+		logMax: o.LogBytes,
 	}
+	m.logRoom.Store(o.LogBytes)
 	for i := range m.shards {
-		m.shards[i].max = homesIn(int(min(o.MaxBytes/int64(shards*slotBytes), math.MaxInt32)))
+		m.shards[i].max = homesIn(int(min((o.MaxBytes-o.LogBytes)/int64(shards*slotBytes), math.MaxInt32)))
 	}
 	return m
 }
@@ -168,7 +190,7 @@ func (m *Memory) takeWindow(c *Charge) Result {
 
 	s.mu.Lock()
 	v.now = s.tickLocked(now)
-	at := m.loadLocked(s, id, &v, c)
+	at := m.loadLocked(s, id, &v.w, &c.Policy, v.now)
 	v.judge(c, 0)
 	if v.allowed && c.Cost > 0 {
 		m.chargeLocked(s, id, at, &v)
@@ -178,25 +200,38 @@ func (m *Memory) takeWindow(c *Charge) Result {
 	return v.result(c)
 }
 
-// loadLocked reads the windows of id into v, and returns its slot or nil.
-func (m *Memory) loadLocked(s *shard, id identity, v *view, c *Charge) *slot {
-	var at *slot
-	if i, found := s.findLocked(id); found {
-		at = &s.slots[i]
+// loadLocked reads the window of id, and returns its slot or nil.
+func (m *Memory) loadLocked(s *shard, id identity, w *window, p *Policy, now int64) *slot {
+	w.look(p, m.epoch, now)
+	i, found := s.findLocked(id)
+	if !found {
+		return nil
 	}
-	v.load(c, at, m.epoch)
-	return at
+	w.load(&s.slots[i], s.logLocked(&s.slots[i]))
+	return &s.slots[i]
 }
 
 // chargeLocked charges what v has admitted to the slot of id; at is nil if there
-// is none yet. It reports false if there is no room for one, and v says so.
+// is none yet. It reports false if there is no room for it, and v says so.
 func (m *Memory) chargeLocked(s *shard, id identity, at *slot, v *view) bool {
-	if at == nil {
+	fresh := at == nil
+	if fresh {
 		var again int64
 		if at, again = s.insertLocked(id, v.now, m.refuse); at == nil {
 			v.full(again)
 			return false
 		}
+	}
+	if v.w.kind == SlidingLog {
+		if again, ok := m.logRoomLocked(s, id, v); !ok {
+			if fresh {
+				s.dropLocked(id)
+			}
+			v.full(again)
+			return false
+		}
+		i, _ := s.findLocked(id)
+		at = &s.slots[i]
 	}
 	v.charge(at)
 	return true
@@ -214,22 +249,26 @@ func (m *Memory) Refund(_ context.Context, c Charge, r *Result) error {
 	r.Receipt = Receipt{}
 	s, i, now := m.lockFor(&c)
 	defer s.mu.Unlock()
-	if i < 0 {
-		return nil
-	}
-	at := &s.slots[i]
-	if c.Policy.Algorithm.windowed() {
-		var w window
-		w.look(&c.Policy, m.epoch, now)
-		w.load(at, now)
-		w.refund(now, receipt)
-		w.save(at, now)
-	} else {
+	switch {
+	case i < 0:
+	case c.Policy.Algorithm.windowed():
+		m.refundLocked(s, i, &c.Policy, now, receipt)
+	default:
+		at := &s.slots[i]
 		b := at.bucket()
 		b.refund(now, receipt)
 		at.store(b)
 	}
 	return nil
+}
+
+// refundLocked gives back what r took from a window.
+func (m *Memory) refundLocked(s *shard, i int, p *Policy, now int64, r Receipt) {
+	var w window
+	w.look(p, m.epoch, now)
+	w.load(&s.slots[i], s.logLocked(&s.slots[i]))
+	w.refund(r)
+	w.save(&s.slots[i])
 }
 
 // Reset implements [Limiter]. The Cost of c does not matter.
@@ -267,7 +306,7 @@ func (m *Memory) lockFor(c *Charge) (s *shard, i int, now int64) {
 
 // Stats returns current counts. It locks one shard after the other.
 func (m *Memory) Stats() MemoryStats {
-	var st MemoryStats
+	st := MemoryStats{Bytes: m.logMax - m.logRoom.Load()}
 	for i := range m.shards {
 		s := &m.shards[i]
 		s.mu.Lock()

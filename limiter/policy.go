@@ -48,9 +48,18 @@ const (
 	// A Memory counts up to 137,438,953,471 units (2^37-1) this way. A Limit
 	// above that is cut down to it, and so is a Cost.
 	SlidingWindow
+
+	// SlidingLog is exact: in no time of length Window pass more than Limit
+	// units. It remembers when each of them passed, in up to 24 bytes for every
+	// instant with a charge within the last Window, so its memory grows with
+	// what passes, up to Limit events a key: see MemoryOptions.LogBytes. A
+	// refusal looks at as many events as must leave first, one if the charge
+	// is of one unit. Use it for small limits that must hold to the letter,
+	// such as five attempts in an hour.
+	SlidingLog
 )
 
-var algorithms = [...]string{"token bucket", "leaky bucket", "fixed window", "sliding window"}
+var algorithms = [...]string{"token bucket", "leaky bucket", "fixed window", "sliding window", "sliding log"}
 
 // windowed reports whether a counts units by windows, and not as a bucket.
 func (a Algorithm) windowed() bool { return a >= FixedWindow }

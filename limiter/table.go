@@ -90,7 +90,8 @@ type shard struct {
 	evicted uint64
 	refused uint64
 	born    uint64
-	_       [128 - 8 - 8 - 24 - 4*8 - 3*8]byte // keep locks off each other's cache lines
+	logs    *logs                              // nil until there is one
+	_       [128 - 8 - 8 - 24 - 4*8 - 4*8]byte // keep locks off each other's cache lines
 }
 
 // looks is how many states a newcomer to a full table looks at.
@@ -150,6 +151,7 @@ func (s *shard) insertLocked(id identity, now int64, refuse bool) (_ *slot, agai
 	for {
 		i, _ := s.findLocked(id)
 		if j := s.roomLocked(i, now); j >= 0 {
+			s.releaseLocked(&s.slots[j])
 			copy(s.slots[i+1:j+1], s.slots[i:j])
 			s.born++
 			s.slots[i] = slot{key: id.key, check: id.check | s.born<<birthShift&birthMask}
@@ -223,6 +225,7 @@ func (s *shard) soonestLocked(i int) (best int, at int64) {
 }
 
 func (s *shard) deleteLocked(i int) {
+	s.releaseLocked(&s.slots[i])
 	for next := i + 1; s.slots[next].key != 0 && home(s.slots[next].key, s.homes) < next; i, next = next, next+1 {
 		s.slots[i] = s.slots[next]
 	}
@@ -276,6 +279,11 @@ func (s *shard) moveLocked(homes int, now int64) bool {
 		}
 		slots[next] = *old
 		used, next = used+1, next+1
+	}
+	for i := range s.slots {
+		if old := &s.slots[i]; s.logs != nil && old.settled(now) {
+			s.releaseLocked(old)
+		}
 	}
 	s.slots, s.homes, s.used = slots, homes, used
 	s.limit = homes - homes/10

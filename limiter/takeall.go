@@ -93,7 +93,7 @@ func (m *Memory) judgeAllLocked(cs []Charge, entries []entry, now int64) (allowe
 		s := m.shardOf(e.id)
 		e.now = s.tickLocked(now)
 		if e.windowed {
-			m.loadLocked(s, e.id, &e.view, &cs[i])
+			m.loadLocked(s, e.id, &e.w, &cs[i].Policy, e.now)
 		} else if at, found := s.findLocked(e.id); found {
 			e.b = s.slots[at].bucket()
 		}
@@ -123,7 +123,7 @@ func (m *Memory) chargeAllLocked(cs []Charge, entries []entry) {
 		}
 		s := m.shardOf(e.id)
 		if e.windowed {
-			at := m.loadLocked(s, e.id, &e.view, &cs[i])
+			at := m.loadLocked(s, e.id, &e.w, &cs[i].Policy, e.now)
 			if !m.chargeLocked(s, e.id, at, &e.view) {
 				m.undoLocked(cs, entries[:i])
 				return
@@ -161,7 +161,7 @@ func (m *Memory) chargeAllLocked(cs []Charge, entries []entry) {
 func (m *Memory) concludeAllLocked(cs []Charge, entries []entry) {
 	for i := range entries {
 		if e := &entries[i]; e.windowed {
-			m.loadLocked(m.shardOf(e.id), e.id, &e.view, &cs[i])
+			m.loadLocked(m.shardOf(e.id), e.id, &e.w, &cs[i].Policy, e.now)
 			e.conclude()
 		}
 	}
@@ -174,9 +174,8 @@ func (m *Memory) undoLocked(cs []Charge, entries []entry) {
 		}
 		s := m.shardOf(e.id)
 		if e.windowed {
-			if at := m.loadLocked(s, e.id, &e.view, &cs[i]); at != nil {
-				e.w.refund(e.now, e.receipt)
-				e.w.save(at, e.now)
+			if at, found := s.findLocked(e.id); found {
+				m.refundLocked(s, at, &cs[i].Policy, e.now, e.receipt)
 			}
 		} else if at, found := s.findLocked(e.id); found {
 			s.slots[at].store(e.before)

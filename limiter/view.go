@@ -15,14 +15,6 @@ type view struct {
 	whole     int64
 }
 
-// load reads the state that c is judged against; s is nil if there is none.
-func (v *view) load(c *Charge, s *slot, epoch int64) {
-	v.w.look(&c.Policy, epoch, v.now)
-	if s != nil {
-		v.w.load(s, v.now)
-	}
-}
-
 // judge decides c against the state. added is what this decision has charged to
 // the same state already.
 func (v *view) judge(c *Charge, added int64) {
@@ -43,8 +35,8 @@ func (v *view) judge(c *Charge, added int64) {
 // charge takes the price and writes the state to s.
 func (v *view) charge(s *slot) {
 	v.w.birth = s.birth()
-	v.receipt = v.w.charge(v.now, uint64(v.price))
-	v.w.save(s, v.now)
+	v.receipt = v.w.charge(uint64(v.price))
+	v.w.save(s)
 }
 
 // conclude notes what the result will say of w, as long as that is locked.

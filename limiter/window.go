@@ -16,26 +16,31 @@ const longest = horizon / 2
 //	SlidingWindow  the end of the window after it, and the units of two
 //	SlidingLog     when the last event leaves, and where the events are
 type window struct {
-	kind   Algorithm // TokenBucket: no window at all
-	length int64     // the policy's Window
-	left   int64     // of the current window: 1 to length
+	kind   Algorithm
+	now    int64
+	length int64 // the policy's Window
+	end    int64 // of the current window: 1 to length after now; not with SlidingLog
 	limit  uint64
-	units  uint64 // in the current window
-	before uint64 // SlidingWindow: in the one before
-	birth  int64  // of the slot, see slot.birth
+	units  uint64    // in the current window
+	before uint64    // SlidingWindow: in the one before
+	log    *eventLog // SlidingLog: where the units are, nil if there are none
+	birth  int64     // of the slot, see slot.birth
 }
 
 // look makes w the empty window of p at now. epoch is the Unix time of 0.
 func (w *window) look(p *Policy, epoch, now int64) {
-	*w = window{kind: p.Algorithm, length: min(int64(p.Window), longest), limit: uint64(p.Limit)}
-	if w.kind == SlidingWindow {
+	*w = window{kind: p.Algorithm, now: now, length: min(int64(p.Window), longest), limit: uint64(p.Limit)}
+	switch w.kind {
+	case SlidingLog:
+		return
+	case SlidingWindow:
 		w.limit = min(w.limit, maxUnits)
 	}
 	past := (epoch + now) % w.length
 	if past < 0 { // the wall clock stands before 1970
 		past += w.length
 	}
-	w.left = w.length - past
+	w.end = now + w.length - past
 }
 
 // cost is what n units count as: counts that are cut down take costs with them.
@@ -46,34 +51,40 @@ func (w *window) cost(n int) uint64 {
 	return uint64(n)
 }
 
-// load reads s, which w.save has written at now or before.
-func (w *window) load(s *slot, now int64) {
+// load reads s, which w.save has written at this instant or before. log is that
+// of s.
+func (w *window) load(s *slot, log *eventLog) {
 	w.birth = s.birth()
-	end := now + w.left
 	switch w.kind {
+	case SlidingLog:
+		if w.log = log; log != nil {
+			log.expire(w.now)
+			w.units = log.units
+		}
 	case FixedWindow:
-		if s.at == end {
+		if s.at == w.end {
 			w.units = s.rest
 		}
 	case SlidingWindow:
 		switch at, units, before := s.two(); at {
-		case coarse(end + w.length):
+		case coarse(w.end + w.length):
 			w.units, w.before = units, before
-		case coarse(end):
+		case coarse(w.end):
 			w.before = units
 		}
 	}
 }
 
-func (w *window) save(s *slot, now int64) {
-	end := now + w.left
+func (w *window) save(s *slot) {
 	switch {
+	case w.kind == SlidingLog:
+		s.at = w.log.last() // rest stays
 	case w.units == 0 && w.before == 0:
 		s.at, s.rest = 0, 0 // as good as no state
 	case w.kind == FixedWindow:
-		s.at, s.rest = end, w.units
+		s.at, s.rest = w.end, w.units
 	default:
-		s.storeTwo(coarse(end+w.length), w.units, w.before)
+		s.storeTwo(coarse(w.end+w.length), w.units, w.before)
 	}
 }
 
@@ -83,7 +94,7 @@ func (w *window) counts() uint64 {
 	if w.before == 0 {
 		return w.units
 	}
-	hi, lo := bits.Mul64(w.before, uint64(w.left))
+	hi, lo := bits.Mul64(w.before, uint64(w.end-w.now))
 	lo, carry := bits.Add64(lo, uint64(w.length)-1, 0)
 	share, _ := bits.Div64(hi+carry, lo, uint64(w.length))
 	return w.units + share
@@ -96,14 +107,16 @@ func (w *window) remaining() uint64 { return w.limit - min(w.limit, w.counts()) 
 func (w *window) wait(cost uint64) int64 {
 	room := w.limit - cost
 	switch {
-	case w.kind == FixedWindow && w.units > room:
-		return w.left
-	case w.kind == FixedWindow:
+	case w.kind == SlidingWindow && w.units > room:
+		return w.end - w.now + w.length - lasting(w.units, room, w.length)
+	case w.kind == SlidingWindow:
+		return max(0, w.end-w.now-lasting(w.before, room-w.units, w.length))
+	case w.units <= room:
 		return 0
-	case w.units > room:
-		return w.left + w.length - lasting(w.units, room, w.length)
+	case w.kind == SlidingLog:
+		return w.log.left(w.units-room) - w.now
 	default:
-		return max(0, w.left-lasting(w.before, room-w.units, w.length))
+		return w.end - w.now
 	}
 }
 
@@ -121,34 +134,43 @@ func lasting(units, room uint64, length int64) int64 {
 // whole returns how long it takes until all units are there.
 func (w *window) whole() int64 {
 	switch {
+	case w.units == 0 && w.before == 0:
+		return 0
+	case w.kind == SlidingLog:
+		return w.log.last() - w.now
 	case w.units > 0 && w.kind == SlidingWindow:
-		return w.left + w.length
-	case w.units > 0 || w.before > 0:
-		return w.left
+		return w.end - w.now + w.length
+	default:
+		return w.end - w.now
 	}
-	return 0
 }
 
 // charge counts cost units, for which there is room.
-func (w *window) charge(now int64, cost uint64) Receipt {
+func (w *window) charge(cost uint64) Receipt {
 	w.units += cost
-	end := now + w.left
-	if w.kind == SlidingWindow {
-		end += w.length
+	until := w.end
+	switch w.kind {
+	case SlidingWindow:
+		until += w.length
+	case SlidingLog:
+		until = w.now + w.length
+		w.log.add(until, cost)
 	}
-	return Receipt{Paid: int64(cost), Until: end, Given: w.birth}
+	return Receipt{Paid: int64(cost), Until: until, Given: w.birth}
 }
 
-// refund takes what r paid off the count that it entered.
-func (w *window) refund(now int64, r Receipt) {
+// refund takes what r paid off the count, or the event, that it entered.
+func (w *window) refund(r Receipt) {
 	if r.Given != w.birth {
 		return // of a state that is no more
 	}
-	end := now + w.left
 	switch {
-	case w.kind == FixedWindow && r.Until == end, w.kind == SlidingWindow && r.Until == end+w.length:
+	case w.kind == SlidingLog && w.log != nil:
+		w.log.refund(r.Until, uint64(r.Paid))
+		w.units = w.log.units
+	case w.kind == FixedWindow && r.Until == w.end, w.kind == SlidingWindow && r.Until == w.end+w.length:
 		w.units -= min(w.units, uint64(r.Paid))
-	case w.kind == SlidingWindow && r.Until == end:
+	case w.kind == SlidingWindow && r.Until == w.end:
 		w.before -= min(w.before, uint64(r.Paid))
 	}
 }

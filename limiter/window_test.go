@@ -11,7 +11,7 @@ import (
 	"github.com/goweir/weir/limiter"
 )
 
-var windowed = []limiter.Algorithm{limiter.FixedWindow, limiter.SlidingWindow}
+var windowed = []limiter.Algorithm{limiter.FixedWindow, limiter.SlidingWindow, limiter.SlidingLog}
 
 // naive counts windows from a list of everything that was admitted: slow,
 // simple, exact.
@@ -418,5 +418,57 @@ func TestWindowsDoNotAllocate(t *testing.T) {
 				t.Errorf("%v, %s: %v allocations, want %v", a, name, got, tt.want)
 			}
 		}
+	}
+}
+
+// Of all that a SlidingLog admitted and that was not given back, there is never
+// more than the Limit in any time of length Window.
+func TestSlidingLogIsExact(t *testing.T) {
+	schedules := uint64(500)
+	if testing.Short() {
+		schedules = 50
+	}
+	for seed := range schedules {
+		inTime(t, func(t *testing.T) {
+			rnd := rand.New(rand.NewPCG(seed, 15))
+			p := per(s, 1+rnd.IntN(40), 0)
+			p.Algorithm = limiter.SlidingLog
+			m := limiter.NewMemory(nil)
+			var events []*passed
+			results := map[*passed]*limiter.Result{}
+			for len(events) < 300 {
+				switch rnd.IntN(8) {
+				case 0:
+					time.Sleep(time.Duration(rnd.Int64N(int64(s) / 8)))
+				case 1:
+					if len(events) > 0 {
+						e := events[rnd.IntN(len(events))]
+						refund(t, m, of(p, int(e.units)), results[e])
+						e.units = 0
+					}
+				default:
+					cost := 1 + rnd.IntN(1+p.Limit/4)
+					r := take(t, m, of(p, cost))
+					if !r.Allowed {
+						time.Sleep(r.RetryAfter)
+						continue
+					}
+					e := &passed{time.Now().UnixNano(), int64(cost)}
+					events, results[e] = append(events, e), &r
+				}
+			}
+			for i, from := range events {
+				sum := int64(0)
+				for _, e := range events[i:] {
+					if e.at >= from.at+int64(s) {
+						break
+					}
+					sum += e.units
+				}
+				if sum > int64(p.Limit) {
+					t.Fatalf("seed %d: %d units in one Window, limit %d", seed, sum, p.Limit)
+				}
+			}
+		})
 	}
 }
