@@ -122,7 +122,7 @@ func pace(x *trial) {
 	} {
 		p := x.policy(tt.limit, tt.window, tt.burst)
 		c := limiter.Charge{Policy: p, Key: fmt.Sprint(i), Cost: 1}
-		unit := tt.window/time.Duration(tt.limit) + 1
+		unit := tt.window/time.Duration(x.algorithm.pace(p)) + 1
 		steps := 200
 		if x.tolerance > 0 {
 			steps = 4

@@ -11,6 +11,13 @@ import (
 type algorithm struct {
 	is limiter.Algorithm
 
+	// windowed says that units are counted by windows, which are as long as
+	// the policy says: they have no Burst, and another Window is another quota.
+	windowed bool
+
+	// spans is the number of windows in which all units are back.
+	spans time.Duration
+
 	// turns says that charges with MaxDelay reserve turns, in the order of
 	// arrival.
 	turns bool
@@ -24,6 +31,10 @@ type algorithm struct {
 
 	// turn returns when Wait will have charged what r has refused.
 	turn func(r limiter.Result) time.Duration
+
+	// pace returns the number of units in each Window, evenly, that are never
+	// refused.
+	pace func(limiter.Policy) int
 
 	// most returns how many units may pass in a time at most.
 	most func(limiter.Policy, time.Duration) int64
@@ -47,8 +58,8 @@ type ledger interface {
 }
 
 // A model is the state of one quota, counted as the algorithm's description
-// says, without any cleverness and without rounding. Times are nanoseconds from
-// a common origin.
+// says, without any cleverness and without rounding. Times are Unix times in
+// nanoseconds.
 type model interface {
 	take(now int64, c limiter.Charge) (limiter.Result, receipt)
 	refund(now int64, c limiter.Charge, r receipt)
@@ -59,7 +70,7 @@ type model interface {
 type receipt any
 
 // algorithms are those of package limiter.
-var algorithms = []*algorithm{tokenBucket, leakyBucket}
+var algorithms = []*algorithm{tokenBucket, leakyBucket, fixedWindow, slidingWindow, slidingLog}
 
 // burstOf is the capacity of a bucket.
 func burstOf(p limiter.Policy) int {

@@ -228,6 +228,35 @@ var flaws = []flaw{
 		return r
 	}), []string{"leaky bucket/shape", "leaky bucket/smooth", "leaky bucket/bound", "leaky bucket/trace", "turns"}},
 
+	{"windows are not aligned", charging(func(c limiter.Charge) limiter.Charge {
+		if c.Policy.Algorithm == limiter.FixedWindow && c.Policy.Window == time.Minute {
+			c.Policy.Window += time.Microsecond
+		}
+		return c
+	}), []string{"fixed window/edges"}},
+	{"Window is not part of the identity", charging(func(c limiter.Charge) limiter.Charge {
+		if c.Policy.Window > 999*time.Hour {
+			c.Policy.Window = 1000 * time.Hour
+		}
+		return c
+	}), []string{"fixed window/identity"}},
+	{"algorithms share their state", charging(func(c limiter.Charge) limiter.Charge {
+		if c.Policy.Algorithm == limiter.SlidingLog {
+			c.Policy.Algorithm = limiter.FixedWindow
+		}
+		return c
+	}), []string{"sliding log/identity", "sliding log/bound", "sliding log/trace"}},
+	{"a sliding window forgets what was before", charging(func(c limiter.Charge) limiter.Charge {
+		if c.Policy.Algorithm == limiter.SlidingWindow {
+			c.Policy.Algorithm = limiter.FixedWindow
+		}
+		return c
+	}), []string{"sliding window/bound", "sliding window/trace"}},
+	{"MoreAfter too short", answering(func(_ limiter.Charge, r limiter.Result) limiter.Result {
+		r.MoreAfter -= r.MoreAfter / 50
+		return r
+	}), []string{"fixed window/more", "sliding window/more", "sliding log/more"}},
+
 	// Results.
 	{"a look takes", charging(func(c limiter.Charge) limiter.Charge {
 		if c.Cost == 0 {

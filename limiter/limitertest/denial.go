@@ -57,9 +57,9 @@ func never(x *trial) {
 // closed is a Limit of 0.
 func closed(x *trial) {
 	x.untimed()
-	open, shut := x.still("p", 5), x.still("p", 0)
+	open := x.still("p", 5)
 	for _, burst := range []int{0, 5} {
-		shut.Burst = burst
+		shut := x.policy(0, slow, burst)
 		for _, n := range []int{1, 5, math.MaxInt, 0} {
 			c := of(shut, n)
 			if r := x.denied(c); r.RetryAfter != limiter.Never || r.Remaining != 0 {
@@ -83,10 +83,11 @@ func faults(x *trial) {
 		change(&c)
 		return c
 	}
-	tests := []struct {
+	type fault struct {
 		name string
 		c    limiter.Charge
-	}{
+	}
+	tests := []fault{
 		{"Cost -1", with(func(c *limiter.Charge) { c.Cost = -1 })},
 		{"the least Cost", with(func(c *limiter.Charge) { c.Cost = math.MinInt })},
 		{"MaxDelay -1", with(func(c *limiter.Charge) { c.MaxDelay = -1 })},
@@ -97,7 +98,10 @@ func faults(x *trial) {
 		{"Window -1s", with(func(c *limiter.Charge) { c.Policy.Window = -time.Second })},
 		{"Window 999ns", with(func(c *limiter.Charge) { c.Policy.Window = 999 })},
 		{"no Name", with(func(c *limiter.Charge) { c.Policy.Name = "" })},
-		{"Algorithm 255", with(func(c *limiter.Charge) { c.Policy.Algorithm = 255 })},
+		{"Algorithm 200", with(func(c *limiter.Charge) { c.Policy.Algorithm = 200 })},
+	}
+	if x.algorithm.windowed {
+		tests = append(tests, fault{"Burst 5", with(func(c *limiter.Charge) { c.Policy.Burst = 5 })})
 	}
 	for _, tt := range tests {
 		if r, err := x.l.Take(x.ctx(), tt.c); !errors.Is(err, limiter.ErrPolicy) {

@@ -72,8 +72,8 @@ func slowAndFast(x *trial) {
 		p.Name = window.String()
 		x.allowed(of(p, 1))
 		r := x.denied(of(p, 1))
-		if r.RetryAfter > window+x.opts.Rounding+window/1000 {
-			x.errorf("Take of 1 of 1 in %v = %+v, want a RetryAfter of at most that", window, r)
+		if longest := x.algorithm.spans * window; r.RetryAfter > longest+x.opts.Rounding+longest/1000 {
+			x.errorf("Take of 1 of 1 in %v = %+v, want a RetryAfter of at most %v", window, r, longest)
 		}
 		if window >= 24*time.Hour {
 			x.pause(time.Hour)

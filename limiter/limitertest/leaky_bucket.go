@@ -11,9 +11,11 @@ import (
 var leakyBucket = &algorithm{
 	is:       limiter.LeakyBucket,
 	turns:    true,
+	spans:    1,
 	capacity: burstOf,
 	patience: leakyPatience,
 	turn:     func(r limiter.Result) time.Duration { return r.ResetAfter },
+	pace:     limitOf,
 	most:     mostOfBucket,
 	ledger:   newLeakyLedger,
 	model:    func() model { return newBucketModel(true) },

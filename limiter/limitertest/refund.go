@@ -94,6 +94,7 @@ func refunds(x *trial) {
 // staleRefund gives back what time has given back already.
 func staleRefund(x *trial) {
 	p := x.policy(10, x.second, 0)
+	x.align(p)
 	r := x.allowed(of(p, 10))
 	x.pause(r.ResetAfter)
 	x.allowed(of(p, 7))

@@ -10,7 +10,6 @@ import (
 var resultChecks = []check{
 	{name: "look", run: look},
 	{name: "look agrees", run: lookAgrees, exact: true},
-	{name: "retry within a unit", run: retryWithinUnit},
 }
 
 // look takes nothing, however often.
@@ -60,19 +59,4 @@ func lookAgrees(x *trial) {
 			}
 		}
 	})
-}
-
-// retryWithinUnit is redis_rate's test of the time to a single unit.
-func retryWithinUnit(x *trial) {
-	p := x.policy(1, x.second/100, 1)
-	calls := 1000
-	if x.tolerance > 0 {
-		calls = 50
-	}
-	for i := range calls {
-		if r := x.take(of(p, 1)); r.RetryAfter > p.Window+x.opts.Rounding+p.Window/1000 {
-			x.fatalf("call %d: Take = %+v, want RetryAfter at most %v", i, r, p.Window)
-		}
-		time.Sleep(p.Window / 137)
-	}
 }

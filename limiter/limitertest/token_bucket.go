@@ -11,9 +11,11 @@ import (
 var tokenBucket = &algorithm{
 	is:       limiter.TokenBucket,
 	turns:    true,
+	spans:    1,
 	capacity: burstOf,
 	patience: func(c limiter.Charge, _ time.Duration) time.Duration { return c.MaxDelay },
-	turn:     func(r limiter.Result) time.Duration { return r.RetryAfter },
+	turn:     retryAfter,
+	pace:     limitOf,
 	most:     mostOfBucket,
 	ledger:   func(p limiter.Policy) ledger { return newBucketLedger(p) },
 	model:    func() model { return newBucketModel(false) },

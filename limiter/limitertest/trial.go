@@ -110,6 +110,14 @@ func (x *trial) pause(d time.Duration) {
 	x.begin()
 }
 
+// align sleeps until a quota would be whole that was used just now. Where units
+// are counted in windows, one begins then.
+func (x *trial) align(p limiter.Policy) {
+	c := of(p, 1)
+	c.Policy.Name += ", to align"
+	x.pause(x.take(c).ResetAfter)
+}
+
 // answered notes how late an answer is.
 func (x *trial) answered() {
 	if x.tolerance == 0 || x.due.IsZero() {
@@ -137,9 +145,12 @@ func (x *trial) near(got, want time.Duration) bool {
 	return got >= want-x.slack() && got-x.slack()-x.opts.Rounding-want/1000 <= want
 }
 
-// policy returns a policy called "p". window is a real time; burst 0 is the
-// same as limit.
+// policy returns a policy called "p". window is a real time. burst 0 is the same
+// as limit; it does not matter where there is none.
 func (x *trial) policy(limit int, window time.Duration, burst int) limiter.Policy {
+	if x.algorithm.windowed {
+		burst = 0
+	}
 	return limiter.Policy{Name: "p", Algorithm: x.algorithm.is, Limit: limit, Window: window, Burst: burst}
 }
 
@@ -306,6 +317,8 @@ func (x *trial) consistent(c limiter.Charge, r limiter.Result, never bool) {
 		fault = "a time is negative"
 	case r.Remaining < capacity && c.Policy.Limit > 0 && r.ResetAfter == 0:
 		fault = "ResetAfter is 0 although units are missing"
+	case r.MoreAfter < 0 || r.MoreAfter-x.opts.Rounding > r.ResetAfter:
+		fault = "MoreAfter is not between 0 and ResetAfter"
 	case !r.Allowed && r.RetryAfter == 0:
 		fault = "RetryAfter of a denial is 0"
 	case !r.Allowed && never != (r.RetryAfter == limiter.Never):

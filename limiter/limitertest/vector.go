@@ -12,6 +12,7 @@ import (
 var bucketVectors = []check{
 	{name: "gcra", run: gcraVectors},
 	{name: "allow", run: allowVectors},
+	{name: "retry within a unit", run: retryWithinUnit},
 	{name: "long run", run: longRun, exact: true},
 }
 
@@ -141,5 +142,20 @@ func longRun(x *trial) {
 	}
 	if ideal := 100 + 100*5; n > ideal || float64(n) < 0.999*float64(ideal) {
 		x.errorf("%d were admitted in 5 s, want %d", n, ideal)
+	}
+}
+
+// retryWithinUnit is redis_rate's test of the time to a single unit.
+func retryWithinUnit(x *trial) {
+	p := x.policy(1, x.second/100, 1)
+	calls := 1000
+	if x.tolerance > 0 {
+		calls = 50
+	}
+	for i := range calls {
+		if r := x.take(of(p, 1)); r.RetryAfter > p.Window+x.opts.Rounding+p.Window/1000 {
+			x.fatalf("call %d: Take = %+v, want RetryAfter at most %v", i, r, p.Window)
+		}
+		time.Sleep(p.Window / 137)
 	}
 }

@@ -45,7 +45,7 @@ func waiting(x *trial) {
 	x.remaining(of(p, 0), n)
 	x.wait(later, x.still("closed", 0), 1, 0, limiter.ErrNever)
 
-	x.begin()
+	x.align(p)
 	x.wait(x.ctx(), p, n, 0, nil)
 	x.wait(x.ctx(), p, 0, 0, nil) // nothing is there at once
 	after := x.algorithm.turn(x.denied(of(p, 2)))
@@ -57,6 +57,7 @@ func waiting(x *trial) {
 func waitTooLate(x *trial) {
 	p := x.policy(10, x.second, 3)
 	n := x.capacity(p)
+	x.align(p)
 	x.allowed(of(p, n))
 	after := x.algorithm.turn(x.denied(of(p, n)))
 
@@ -79,6 +80,9 @@ func waitTooLate(x *trial) {
 func waitCancelled(x *trial) {
 	p := x.policy(10, 10*x.second, 3)
 	n := x.capacity(p)
+	if x.algorithm.windowed && x.tolerance > 0 {
+		p.Window = slow // the edge between two windows may be near
+	}
 	x.allowed(of(p, n))
 	before := x.take(of(p, 0))
 	ctx, cancel := context.WithCancel(x.ctx())
