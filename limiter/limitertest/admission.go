@@ -83,11 +83,8 @@ func countdown(x *trial) {
 
 // bound adds up what is admitted on random schedules, with awkward units.
 func bound(x *trial) {
-	schedules, steps := uint64(150), 100
-	if x.tolerance > 0 {
-		schedules = 8
-	}
-	for seed := range schedules {
+	x.untimed()
+	for seed := range x.schedules(150, 8) {
 		rnd := rand.New(rand.NewPCG(seed, 2))
 		limit := []int{1, 2, 3, 7, 10, 60, 999, 1009}[rnd.IntN(8)]
 		window := []time.Duration{x.second, x.second / 7, 3 * x.second / 2}[rnd.IntN(3)]
@@ -95,7 +92,7 @@ func bound(x *trial) {
 		unit := max(1, int64(window)/int64(limit))
 		c := limiter.Charge{Policy: p, Key: fmt.Sprint(seed)}
 		l, origin := x.algorithm.ledger(p), time.Now()
-		for i := range steps {
+		for i := range 100 {
 			if rnd.IntN(3) == 0 {
 				time.Sleep(time.Duration(min(rnd.Int64N(3*unit+1), int64(x.second)/10)))
 			}
@@ -136,11 +133,7 @@ func pace(x *trial) {
 
 // schedule calls f with charges on random policies.
 func (x *trial) schedule(in uint64, f func(c limiter.Charge, rnd *rand.Rand)) {
-	schedules := uint64(300)
-	if x.tolerance > 0 {
-		schedules = 6
-	}
-	for seed := range schedules {
+	for seed := range x.schedules(300, 6) {
 		rnd := rand.New(rand.NewPCG(seed, in))
 		limit := []int{1, 2, 3, 7, 10, 17}[rnd.IntN(6)]
 		window := []time.Duration{x.second, x.second / 7, 3 * x.second / 2}[rnd.IntN(3)]

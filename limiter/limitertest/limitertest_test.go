@@ -25,10 +25,19 @@ func TestMemory(t *testing.T) {
 	limitertest.Run(t, func(*testing.T) limiter.Limiter { return open() }, nil)
 }
 
+// A Limiter that counts in microseconds may round, by as much as it says.
+func TestRounding(t *testing.T) {
+	limitertest.Run(t, func(*testing.T) limiter.Limiter { return coarse{memory(), 0} }, &limitertest.Options{Rounding: time.Microsecond})
+}
+
 // The same checks in real time, as a backend on a server has them.
 func TestRealTime(t *testing.T) {
-	limitertest.Run(t, func(*testing.T) limiter.Limiter { return memory() }, &limitertest.Options{
-		RealTime: true, Tolerance: 5 * time.Millisecond,
+	open := func() limiter.Limiter { return coarse{memory(), time.Millisecond} }
+	if *broken != "" {
+		open = flaws[slices.IndexFunc(flaws, func(f flaw) bool { return f.name == *broken })].open
+	}
+	limitertest.Run(t, func(*testing.T) limiter.Limiter { return open() }, &limitertest.Options{
+		RealTime: true, Tolerance: 5 * time.Millisecond, Rounding: time.Microsecond,
 	})
 }
 

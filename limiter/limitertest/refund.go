@@ -106,11 +106,7 @@ func staleRefund(x *trial) {
 // the promise.
 func refundSchedules(x *trial) {
 	x.untimed()
-	schedules := uint64(1500)
-	if x.tolerance > 0 {
-		schedules = 4
-	}
-	for seed := range schedules {
+	for seed := range x.schedules(1500, 4) {
 		x.refundSchedule(seed)
 	}
 }

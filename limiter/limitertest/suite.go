@@ -11,7 +11,8 @@
 // algorithm, each on a fresh Limiter: tables of known answers, a comparison
 // with a naive reference on random traces, an upper bound on whatever was
 // admitted, many goroutines, hostile keys, extreme parameters, several charges
-// at once, refunds by any schedule, turns and waiting.
+// at once, refunds by any schedule, turns and waiting. With -short it tries
+// fewer random schedules.
 //
 // # Whose clock
 //

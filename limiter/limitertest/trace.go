@@ -15,7 +15,7 @@ var traceChecks = []check{{name: "trace", run: traces, exact: true}}
 // Units are whole numbers of microseconds and so are pauses, so that no Limiter
 // has anything to round.
 func traces(x *trial) {
-	for seed := range uint64(400) {
+	for seed := range x.schedules(400, 0) {
 		x.trace(seed, 120)
 	}
 }
