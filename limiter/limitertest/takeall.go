@@ -1,0 +1,168 @@
+package limitertest
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+
+	"github.com/goweir/weir/limiter"
+)
+
+var takeAllChecks = []check{
+	{name: "all or nothing", run: allOrNothing},
+	{name: "many charges", run: manyCharges},
+	{name: "all after retry", run: allAfterRetry},
+}
+
+func allOrNothing(x *trial) {
+	x.untimed()
+	global, route, user, shut := x.still("global", 10), x.still("route", 5), x.still("user", 2), x.still("shut", 0)
+	tests := []struct {
+		name  string
+		cs    []limiter.Charge
+		want  string // as letters has it
+		after [3]int // what remains of global, route, user
+	}{
+		{"none", nil, "", [3]int{10, 5, 2}},
+		{"one", []limiter.Charge{of(user, 1)}, "a", [3]int{10, 5, 1}},
+		{"one that is refused", []limiter.Charge{of(user, 3)}, "n", [3]int{10, 5, 2}},
+		{"all fit", []limiter.Charge{of(global, 1), of(route, 2), of(user, 2)}, "aaa", [3]int{9, 3, 0}},
+		{"the last can never fit", []limiter.Charge{of(global, 1), of(route, 2), of(user, 3)}, "aan", [3]int{10, 5, 2}},
+		{"the first can never fit", []limiter.Charge{of(global, 11), of(route, 2)}, "na", [3]int{10, 5, 2}},
+		{"a closed one", []limiter.Charge{of(global, 1), of(shut, 1), of(user, 1)}, "ana", [3]int{10, 5, 2}},
+		{"a look among charges", []limiter.Charge{of(global, 0), of(route, 1)}, "aa", [3]int{10, 4, 2}},
+		{"only looks", []limiter.Charge{of(global, 0), of(route, 0)}, "aa", [3]int{10, 5, 2}},
+		{"the same twice", []limiter.Charge{of(route, 2), of(route, 3)}, "aa", [3]int{10, 0, 2}},
+		{"the same twice, the sum can never fit", []limiter.Charge{of(route, 3), of(global, 1), of(route, 3)}, "aan", [3]int{10, 5, 2}},
+		{"the same thrice with a look", []limiter.Charge{of(route, 2), of(route, 0), of(route, 2)}, "aaa", [3]int{10, 1, 2}},
+		{"more than a few", []limiter.Charge{of(global, 1), of(route, 1), of(global, 2), of(user, 1), of(global, 3), of(route, 1)}, "aaaaaa", [3]int{4, 3, 1}},
+	}
+	for _, tt := range tests {
+		for _, p := range []limiter.Policy{global, route, user} {
+			x.reset(of(p, 0))
+		}
+		rs := x.takeAll(tt.cs...)
+		if got := letters(rs); got != tt.want {
+			x.errorf("%s: results %+v are %q, want %q (allowed, denied, never)", tt.name, rs, got, tt.want)
+		}
+		for i, p := range []limiter.Policy{global, route, user} {
+			if r := x.take(of(p, 0)); r.Remaining != tt.after[i] {
+				x.errorf("%s: %d of %q remain, want %d", tt.name, r.Remaining, p.Name, tt.after[i])
+			}
+			// A result knows what its quota has left, unless the quota was not
+			// asked.
+			for j, c := range tt.cs {
+				if c.Policy.Name == p.Name && passed(rs) && rs[j].Remaining != tt.after[i] {
+					x.errorf("%s: result %d = %+v, want %d remaining", tt.name, j, rs[j], tt.after[i])
+				}
+			}
+		}
+	}
+
+	// What is used up refuses all, for as long as it would alone, and keeps
+	// nothing of the others.
+	x.reset(of(global, 0))
+	x.reset(of(user, 0))
+	x.allowed(of(user, 2))
+	for range 5 {
+		rs := x.takeAll(of(global, 1), of(user, 1))
+		if alone := x.denied(of(user, 1)); rs[1].Allowed || !rs[0].Allowed && !unasked(rs[0]) || !alike(rs[1].RetryAfter, alone.RetryAfter) {
+			x.errorf("TakeAll with a used up quota = %+v, want it to refuse as alone: %+v", rs, alone)
+		}
+	}
+	x.remaining(of(global, 0), 10)
+
+	// Each Result has a receipt of its own.
+	x.reset(of(user, 0))
+	cs := []limiter.Charge{of(global, 4), of(user, 1)}
+	rs := x.takeAll(cs...)
+	if !passed(rs) {
+		x.fatalf("TakeAll = %+v, want both allowed", rs)
+	}
+	x.refund(cs[0], &rs[0])
+	x.remaining(of(global, 0), 10)
+	x.remaining(of(user, 0), 1)
+	x.refund(cs[1], &rs[1])
+	x.remaining(of(user, 0), 2)
+}
+
+// letters returns a letter for each result: allowed, denied, or never.
+func letters(rs []limiter.Result) string {
+	var b []byte
+	for _, r := range rs {
+		switch {
+		case r.Allowed:
+			b = append(b, 'a')
+		case r.RetryAfter == limiter.Never:
+			b = append(b, 'n')
+		default:
+			b = append(b, 'd')
+		}
+	}
+	return string(b)
+}
+
+// unasked reports whether r was not decided, because a refusal of another
+// charge was still known.
+func unasked(r limiter.Result) bool { return r.Source == limiter.SourceDenyCache }
+
+// manyCharges is one decision about many quotas, and about one many times.
+func manyCharges(x *trial) {
+	x.untimed()
+	const n = 200
+	var cs []limiter.Charge
+	for i := range n {
+		cs = append(cs, limiter.Charge{Policy: x.still("many", 3), Key: fmt.Sprint(i), Cost: 1})
+	}
+	given := slices.Clone(cs)
+	for i := range 3 {
+		if rs := x.takeAll(cs...); !passed(rs) {
+			x.fatalf("round %d: TakeAll of %d charges was refused", i, n)
+		}
+	}
+	if !slices.Equal(cs, given) {
+		x.errorf("TakeAll changed the charges that it was given")
+	}
+	x.reset(cs[0])
+	rs := x.takeAll(cs...)
+	for i, r := range rs {
+		if r.Allowed != (i == 0) && !unasked(r) {
+			x.fatalf("result %d = %+v; all but the first quota are used up", i, r)
+		}
+	}
+	x.remaining(cs[0], 3)
+
+	same := slices.Repeat([]limiter.Charge{of(x.still("p", n), 1)}, n+1)
+	if rs := x.takeAll(same...); passed(rs) {
+		x.errorf("TakeAll of %d times 1 of %d was allowed", n+1, n)
+	}
+	x.remaining(same[0], n)
+	if rs := x.takeAll(same[1:]...); !passed(rs) {
+		x.errorf("TakeAll of %d times 1 of %d was refused", n, n)
+	}
+	x.remaining(same[0], 0)
+}
+
+// allAfterRetry sleeps for the longest RetryAfter of a refused TakeAll.
+func allAfterRetry(x *trial) {
+	x.schedule(8, func(c limiter.Charge, rnd *rand.Rand) {
+		other := c
+		c.MaxDelay, other.MaxDelay = 0, 0
+		other.Policy.Name = "q"
+		other.Policy.Limit = max(1, c.Policy.Limit/2)
+		other.Policy.Burst = 0
+		other.Cost = 1 + rnd.IntN(x.capacity(other.Policy))
+		for range 2 * (x.capacity(c.Policy) + x.capacity(other.Policy)) {
+			rs := x.takeAll(c, other)
+			if passed(rs) {
+				continue
+			}
+			x.pause(max(rs[0].RetryAfter, rs[1].RetryAfter))
+			if again := x.takeAll(c, other); !passed(again) {
+				x.fatalf("TakeAll(%s, %s) = %+v, want both allowed, because RetryAfter has passed of %+v", brief(c), brief(other), again, rs)
+			}
+			return
+		}
+		x.fatalf("TakeAll(%s, %s) was never refused", brief(c), brief(other))
+	})
+}

@@ -1,0 +1,95 @@
+package limitertest
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/goweir/weir/limiter"
+)
+
+var waitChecks = []check{
+	{name: "wait", run: waiting},
+	{name: "wait, late", run: waitTooLate},
+	{name: "wait, cancelled", run: waitCancelled},
+}
+
+// wait expects that limiter.Wait returns an error after a time.
+func (x *trial) wait(ctx context.Context, p limiter.Policy, cost int, after time.Duration, want error) {
+	begin := time.Now()
+	err := limiter.Wait(ctx, x.l, of(p, cost))
+	took := time.Since(begin)
+	if x.tolerance > 0 {
+		x.late = max(x.late, took-after-x.tolerance)
+	}
+	if !errors.Is(err, want) || want == nil && err != nil {
+		x.fatalf("Wait for %d = %v, want %v", cost, err, want)
+	}
+	if over := took - after; over < -x.slack() || over > x.slack()+x.opts.Rounding*time.Duration(cost)+after/1000 {
+		x.errorf("Wait for %d = %v after %v, want it after %v", cost, err, took, after)
+	}
+}
+
+// waiting are the vectors of x/time/rate for Wait: 10/s, burst 3. The first
+// charge takes a whole quota, so that every algorithm is as empty as it can be.
+func waiting(x *trial) {
+	p := x.policy(10, x.second, 3)
+	n := x.capacity(p)
+	ended, cancel := context.WithCancel(x.ctx())
+	cancel()
+	x.wait(ended, p, 1, 0, context.Canceled)
+	x.remaining(of(p, 0), n)
+	later, cancel := context.WithTimeout(x.ctx(), time.Minute) // or it may wait for ever
+	defer cancel()
+	x.wait(later, p, n+1, 0, limiter.ErrNever)
+	x.remaining(of(p, 0), n)
+	x.wait(later, x.still("closed", 0), 1, 0, limiter.ErrNever)
+
+	x.align(p)
+	x.wait(x.ctx(), p, n, 0, nil)
+	x.wait(x.ctx(), p, 0, 0, nil) // nothing is there at once
+	after := x.algorithm.turn(x.denied(of(p, 2)))
+	x.wait(x.ctx(), p, 2, after, nil)
+}
+
+// waitTooLate waits with a deadline that the turn cannot meet, and with one
+// that it can.
+func waitTooLate(x *trial) {
+	p := x.policy(10, x.second, 3)
+	n := x.capacity(p)
+	x.align(p)
+	x.allowed(of(p, n))
+	after := x.algorithm.turn(x.denied(of(p, n)))
+
+	ctx, cancel := context.WithTimeout(x.ctx(), after/2)
+	defer cancel()
+	x.begin()
+	x.wait(ctx, p, n, 0, context.DeadlineExceeded)
+	// It charged nothing.
+	if r := x.denied(of(p, n)); r.RetryAfter > after {
+		x.errorf("after a Wait that was too late, Take of all = %+v, want RetryAfter at most %v", r, after)
+	}
+
+	ctx, cancel = context.WithTimeout(x.ctx(), after+time.Microsecond+2*x.tolerance)
+	defer cancel()
+	x.begin()
+	x.wait(ctx, p, n, after, nil)
+}
+
+// waitCancelled leaves while it waits: the units come back.
+func waitCancelled(x *trial) {
+	p := x.policy(10, 10*x.second, 3)
+	n := x.capacity(p)
+	if x.algorithm.windowed && x.tolerance > 0 {
+		p.Window = slow // the edge between two windows may be near
+	}
+	x.allowed(of(p, n))
+	before := x.take(of(p, 0))
+	ctx, cancel := context.WithCancel(x.ctx())
+	time.AfterFunc(x.second/10, cancel)
+	x.begin()
+	x.wait(ctx, p, n, x.second/10, context.Canceled)
+	if after := x.take(of(p, 0)); after.ResetAfter > before.ResetAfter {
+		x.errorf("before a Wait that was cancelled the quota was whole in %v, after it in %v: it kept units", before.ResetAfter, after.ResetAfter)
+	}
+}
