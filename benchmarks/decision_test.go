@@ -38,6 +38,29 @@ func floorFor(keys int, q peer.Quota) func(string) bool {
 	}
 }
 
+// signature is the floor behind the signature of a Limiter, to tell what passing
+// a charge and a result by value costs. It skips as much as the floor does.
+type signature struct{ *floor.Table }
+
+//go:noinline
+func (s signature) Take(_ context.Context, c limiter.Charge) (r limiter.Result, err error) {
+	ahead, ok := s.Table.Take(c.Key)
+	r.Allowed = ok
+	r.Limit = c.Policy.Limit
+	r.ResetAfter = time.Duration(ahead)
+	r.Source = limiter.SourceMemory
+	return r, err
+}
+
+func floorLikeWeir(keys int, q peer.Quota) func(string) bool {
+	p, ctx := policies[q], context.Background()
+	s := signature{floor.NewTable(keys, p.Limit, p.Window, max(p.Burst, p.Limit))}
+	return func(key string) bool {
+		r, err := s.Take(ctx, limiter.Charge{Policy: p, Key: key, Cost: 1})
+		return err == nil && r.Allowed
+	}
+}
+
 // A workload is a sequence of keys, over and over.
 type workload struct {
 	name  string
@@ -88,6 +111,7 @@ func (w workload) everybody(t testing.TB) (names []string, takes []func(string) 
 	add("weir", weir(w.quota))
 	add("floor", floorFor(len(w.all), w.quota))
 	add("floor with room for a million", floorFor(1_000_000, w.quota))
+	add("floor behind weir's signature", floorLikeWeir(len(w.all), w.quota))
 	for _, d := range peer.Deciders {
 		if d.Unkeyed && len(w.all) > 1 {
 			continue

@@ -140,16 +140,18 @@ func Ratio(a, b []float64) Spread {
 	return Median(r)
 }
 
-// Print writes a table of rows: "first/this" is how many times as long the first
-// row takes as this one, "this/first" the other way round.
+// Print writes a table of rows: the median of the CPU time of a run and the
+// lowest, the median by the clock on the wall, and what was allocated.
+// "first/this" is how many times as long the first row takes as this one,
+// "this/first" the other way round.
 func Print(w io.Writer, title string, rows []Row) {
 	fmt.Fprintf(w, "\n%s\n", title)
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "\tCPU ns\twall ns\tallocs\tB\tfirst/this CPU\tfirst/this wall\tthis/first CPU\tthis/first wall\t")
+	fmt.Fprintln(tw, "\tCPU ns\tbest\twall ns\tallocs\tB\tfirst/this CPU\tfirst/this wall\tthis/first CPU\tthis/first wall\t")
 	first := rows[0]
 	for _, r := range rows {
-		fmt.Fprintf(tw, "%s\t%.1f\t%.1f\t%.1f\t%.0f\t%v\t%v\t%v\t%v\t\n", r.Name,
-			Median(r.CPU).Median, Median(r.Wall).Median, r.Allocs, r.Bytes,
+		fmt.Fprintf(tw, "%s\t%.1f\t%.1f\t%.1f\t%.1f\t%.0f\t%v\t%v\t%v\t%v\t\n", r.Name,
+			Median(r.CPU).Median, Median(r.CPU).Min, Median(r.Wall).Median, r.Allocs, r.Bytes,
 			Ratio(first.CPU, r.CPU), Ratio(first.Wall, r.Wall), Ratio(r.CPU, first.CPU), Ratio(r.Wall, first.Wall))
 	}
 	tw.Flush()
