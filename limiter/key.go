@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 )
 
 // A KeyFunc says whose quota a request is charged to. An error or an empty
@@ -152,10 +153,14 @@ func checked(maker string, keys []KeyFunc) []KeyFunc {
 // maxKey is the longest key that is used as it is.
 const maxKey = 256
 
+const hashed = "sha256:"
+
+// bounded returns key, or its hash if it is too long, or if it looks like a
+// hash: whoever may choose a short key must not be able to name a long one.
 func bounded(key string) string {
-	if len(key) <= maxKey {
+	if len(key) <= maxKey && !strings.HasPrefix(key, hashed) {
 		return key
 	}
 	sum := sha256.Sum256([]byte(key))
-	return "sha256:" + hex.EncodeToString(sum[:])
+	return hashed + hex.EncodeToString(sum[:])
 }

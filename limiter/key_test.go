@@ -194,3 +194,20 @@ func FuzzJoinKeys(f *testing.F) {
 		}
 	})
 }
+
+// A long key is replaced by its hash, and nobody gets at it by sending the hash.
+func TestHashOfALongKeyIsAnotherKey(t *testing.T) {
+	key := func(value string) string {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header.Set("X-Api-Key", value)
+		k, err := limiter.KeyByHeader("X-Api-Key")(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	long := key(strings.Repeat("x", 300))
+	if again := key(long); again == long {
+		t.Errorf("sending %s gives the key of whom it stands for", again)
+	}
+}

@@ -144,10 +144,15 @@ func (m *Memory) chargeAllLocked(cs []Charge, entries []entry) (crowded []crowdi
 			return crowded
 		}
 	}
-	// The same quota more than once: all its results tell the end.
+	// The same quota more than once: all its results tell the end. A look was
+	// not charged and knows only the beginning.
 	for i := range entries {
 		for j := range entries[:i] {
-			if entries[j].id == entries[i].id {
+			switch {
+			case entries[j].id != entries[i].id:
+			case cs[i].Cost == 0:
+				entries[i].b = entries[j].b
+			default:
 				entries[j].b = entries[i].b
 			}
 		}
