@@ -208,13 +208,13 @@ func (m *Memory) takeWindow(ctx context.Context, c *Charge) Result {
 	if v.allowed && c.Cost > 0 {
 		m.chargeLocked(s, id, at, &v)
 	}
-	v.conclude()
+	r := v.result(c)
 	after := s.roomCounts()
 	s.mu.Unlock()
 	if m.observer != nil && after != before {
 		m.observeRoom(ctx, &c.Policy, before, after)
 	}
-	return v.result(c)
+	return r
 }
 
 // loadLocked reads the window of id, and returns its slot or nil.
