@@ -376,10 +376,17 @@ func TestTakeDoesNotAllocate(t *testing.T) {
 }
 
 func TestNewMemoryPanics(t *testing.T) {
-	defer func() {
-		if recover() == nil {
-			t.Error("a negative MaxBytes is accepted")
-		}
-	}()
-	limiter.NewMemory(&limiter.MemoryOptions{MaxBytes: math.MinInt64})
+	for _, o := range []limiter.MemoryOptions{
+		{MaxBytes: math.MinInt64}, {LogBytes: -1}, {LogBytes: limiter.DefaultMaxBytes/2 + 1}, {MaxBytes: 1 << 20, LogBytes: 1<<19 + 1},
+	} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%+v is accepted", o)
+				}
+			}()
+			limiter.NewMemory(&o)
+		}()
+	}
+	limiter.NewMemory(&limiter.MemoryOptions{MaxBytes: 1 << 20, LogBytes: 1 << 19})
 }

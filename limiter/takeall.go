@@ -55,6 +55,7 @@ func (m *Memory) TakeAll(ctx context.Context, cs []Charge) ([]Result, error) {
 		}
 	}
 	slices.Sort(shards)
+	results := make([]Result, len(cs))
 
 	now := m.now()
 	for _, n := range shards {
@@ -64,7 +65,7 @@ func (m *Memory) TakeAll(ctx context.Context, cs []Charge) ([]Result, error) {
 		crowded = m.chargeAllLocked(cs, entries)
 	}
 	if windowed {
-		m.concludeAllLocked(cs, entries)
+		m.tellAllLocked(cs, entries, results)
 	}
 	for _, n := range shards {
 		m.shards[n].mu.Unlock()
@@ -74,13 +75,10 @@ func (m *Memory) TakeAll(ctx context.Context, cs []Charge) ([]Result, error) {
 		m.observeRoom(ctx, &cs[c.charge].Policy, c.before, c.after)
 	}
 
-	results := make([]Result, len(cs))
 	for i := range entries {
 		if e := &entries[i]; e.closed {
 			results[i] = closed()
-		} else if e.windowed {
-			results[i] = e.result(&cs[i])
-		} else {
+		} else if !e.windowed {
 			results[i] = e.verdict.result(&cs[i])
 		}
 	}
@@ -134,8 +132,17 @@ func (m *Memory) chargeAllLocked(cs []Charge, entries []entry) (crowded []crowdi
 			continue
 		}
 		s := m.shardOf(e.id)
+		if !e.windowed {
+			if at, found := s.findLocked(e.id); found {
+				e.b = s.slots[at].bucket()
+				e.before = e.b
+				e.verdict.charge(&cs[i])
+				s.slots[at].store(e.b)
+				continue
+			}
+		}
 		before := s.roomCounts()
-		ok := m.chargeEntryLocked(s, e, &cs[i])
+		ok := m.chargeRoomLocked(s, e, &cs[i])
 		if after := s.roomCounts(); m.observer != nil && after != before {
 			crowded = append(crowded, crowding{i, before, after})
 		}
@@ -160,35 +167,32 @@ func (m *Memory) chargeAllLocked(cs []Charge, entries []entry) (crowded []crowdi
 	return crowded
 }
 
-func (m *Memory) chargeEntryLocked(s *shard, e *entry, c *Charge) bool {
+// chargeRoomLocked charges what may need room: a window, or a bucket that is not
+// in the table.
+func (m *Memory) chargeRoomLocked(s *shard, e *entry, c *Charge) bool {
 	if e.windowed {
 		at := m.loadLocked(s, e.id, &e.w, &c.Policy, e.now)
 		return m.chargeLocked(s, e.id, at, &e.view)
 	}
-	var slot *slot
-	if at, found := s.findLocked(e.id); found {
-		slot = &s.slots[at]
-		e.b = slot.bucket()
-	} else {
-		var again int64
-		if slot, again = s.insertLocked(e.id, e.now, m.refuse); slot == nil {
-			e.full(again)
-			return false
-		}
+	slot, again := s.insertLocked(e.id, e.now, m.refuse)
+	if slot == nil {
+		e.full(again)
+		return false
 	}
+	e.b = bucket{}
 	e.before = e.b
 	e.verdict.charge(c)
 	slot.store(e.b)
 	return true
 }
 
-// concludeAllLocked reads windows again, as others of the same decision may have
-// been charged to them later.
-func (m *Memory) concludeAllLocked(cs []Charge, entries []entry) {
+// tellAllLocked makes the results of windows. It reads them again, as others of
+// the same decision may have been charged to them later.
+func (m *Memory) tellAllLocked(cs []Charge, entries []entry, results []Result) {
 	for i := range entries {
 		if e := &entries[i]; e.windowed {
 			m.loadLocked(m.shardOf(e.id), e.id, &e.w, &cs[i].Policy, e.now)
-			e.conclude()
+			results[i] = e.result(&cs[i])
 		}
 	}
 }
