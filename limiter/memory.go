@@ -113,14 +113,15 @@ func (m *Memory) shardOf(id identity) *shard { return &m.shards[id.check&m.mask]
 func (m *Memory) now() int64 { return int64(time.Since(m.start)) }
 
 // Take implements [Limiter]. It allocates nothing.
-func (m *Memory) Take(_ context.Context, c Charge) (Result, error) {
+func (m *Memory) Take(_ context.Context, c Charge) (r Result, _ error) {
 	if !c.countable() {
 		return Result{}, c.check()
 	}
 	if c.Policy.Limit == 0 {
 		return closed(), nil
 	}
-	v := verdict{q: quotaOf(&c.Policy)}
+	var v verdict
+	v.q = quotaOf(&c.Policy)
 	id := m.identityOf(&c)
 	s := m.shardOf(id)
 	now := m.now()
@@ -144,7 +145,8 @@ func (m *Memory) Take(_ context.Context, c Charge) (Result, error) {
 		}
 	}
 	s.mu.Unlock()
-	return v.result(&c), nil
+	v.result(&c, &r)
+	return r, nil
 }
 
 // Refund implements [Limiter].

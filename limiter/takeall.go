@@ -65,7 +65,7 @@ func (m *Memory) TakeAll(_ context.Context, cs []Charge) ([]Result, error) {
 		if e := &entries[i]; e.closed {
 			results[i] = closed()
 		} else {
-			results[i] = e.result(&cs[i])
+			e.result(&cs[i], &results[i])
 		}
 	}
 	return results, nil
