@@ -60,6 +60,7 @@ type Memory struct {
 	refuse bool
 	mask   uint64
 	shards []shard
+	plans  plans
 }
 
 var _ Limiter = (*Memory)(nil)
@@ -99,13 +100,11 @@ type identity struct{ key, check uint64 }
 
 // identityOf hashes Name, Algorithm and Key. Each half is the exclusive or of two
 // hashes, all four with seeds of their own.
-func (m *Memory) identityOf(c *Charge) identity {
-	id := identity{
-		key:   maphash.String(m.seeds[0], c.Policy.Name) ^ maphash.String(m.seeds[1], c.Key) ^ uint64(c.Policy.Algorithm),
-		check: maphash.String(m.seeds[2], c.Policy.Name) ^ maphash.String(m.seeds[3], c.Key),
+func (m *Memory) identityOf(pl *plan, key string) identity {
+	return identity{
+		key:   max(1, pl.key^maphash.String(m.seeds[1], key)), // 0 marks an empty slot
+		check: pl.check ^ maphash.String(m.seeds[3], key),
 	}
-	id.key = max(id.key, 1) // 0 marks an empty slot
-	return id
 }
 
 func (m *Memory) shardOf(id identity) *shard { return &m.shards[id.check&m.mask] }
@@ -113,16 +112,61 @@ func (m *Memory) shardOf(id identity) *shard { return &m.shards[id.check&m.mask]
 func (m *Memory) now() int64 { return int64(time.Since(m.start)) }
 
 // Take implements [Limiter]. It allocates nothing.
-func (m *Memory) Take(_ context.Context, c Charge) (r Result, _ error) {
+func (m *Memory) Take(_ context.Context, c Charge) (r Result, err error) {
+	// Most decisions are about a policy and a key that are known.
+	pl := m.known(&c.Policy)
+	if pl == nil || c.Cost <= 0 || c.MaxDelay != 0 || !m.takeKnown(pl, &c, &r) {
+		err = m.take(&c, &r)
+	}
+	return r, err
+}
+
+// takeKnown is take for a plan that is remembered, a Cost above 0 and no
+// MaxDelay. It reports false if it is for take to decide.
+func (m *Memory) takeKnown(pl *plan, c *Charge, r *Result) bool {
+	price, ok := pl.q.price(c.Cost)
+	if !ok {
+		return false
+	}
+	id := m.identityOf(pl, c.Key)
+	s := m.shardOf(id)
+	now := m.now()
+	s.mu.Lock()
+	now = s.tickLocked(now)
+	i, found := s.findLocked(id)
+	if !found {
+		s.mu.Unlock()
+		return false
+	}
+	slot := &s.slots[i]
+	b := slot.bucket()
+	wait := pl.q.wait(b, now, 0, price)
+	if wait <= 0 {
+		r.Receipt = b.charge(now, price, false)
+		slot.store(b)
+	}
+	s.mu.Unlock()
+	r.Allowed = wait <= 0
+	r.Limit = c.Policy.Limit
+	r.Remaining = pl.q.remaining(b, now)
+	r.RetryAfter = time.Duration(max(0, wait))
+	r.ResetAfter = time.Duration(max(0, b.arrival-now))
+	r.Source = SourceMemory
+	return true
+}
+
+func (m *Memory) take(c *Charge, r *Result) error {
 	if !c.countable() {
-		return Result{}, c.check()
+		return c.check()
 	}
 	if c.Policy.Limit == 0 {
-		return closed(), nil
+		*r = closed()
+		return nil
 	}
+	pl := m.planOf(&c.Policy)
 	var v verdict
-	v.q = quotaOf(&c.Policy)
-	id := m.identityOf(&c)
+	v.q = pl.q
+	id := m.identityOf(&pl, c.Key)
 	s := m.shardOf(id)
 	now := m.now()
 
@@ -132,21 +176,21 @@ func (m *Memory) Take(_ context.Context, c Charge) (r Result, _ error) {
 	if found {
 		v.b = s.slots[i].bucket()
 	}
-	v.judge(&c, 0)
+	v.judge(c, 0)
 	if v.allowed && c.Cost > 0 {
 		if found {
-			v.charge(&c)
+			v.charge(c)
 			s.slots[i].store(v.b)
 		} else if slot, again := s.insertLocked(id, v.now, m.refuse); slot != nil {
-			v.charge(&c)
+			v.charge(c)
 			slot.store(v.b)
 		} else {
 			v.full(again)
 		}
 	}
 	s.mu.Unlock()
-	v.result(&c, &r)
-	return r, nil
+	v.result(c, r)
+	return nil
 }
 
 // Refund implements [Limiter].
@@ -180,7 +224,8 @@ func (m *Memory) Reset(_ context.Context, c Charge) error {
 
 // lockFor returns the locked shard of c and its slot, nil if there is none.
 func (m *Memory) lockFor(c *Charge) (s *shard, found *slot, now int64) {
-	id := m.identityOf(c)
+	pl := m.planOf(&c.Policy)
+	id := m.identityOf(&pl, c.Key)
 	s = m.shardOf(id)
 	now = m.now()
 	s.mu.Lock()

@@ -41,8 +41,9 @@ func (m *Memory) TakeAll(_ context.Context, cs []Charge) ([]Result, error) {
 		if e.closed = cs[i].Policy.Limit == 0; e.closed {
 			continue
 		}
-		e.q = quotaOf(&cs[i].Policy)
-		e.id = m.identityOf(&cs[i])
+		pl := m.planOf(&cs[i].Policy)
+		e.q = pl.q
+		e.id = m.identityOf(&pl, cs[i].Key)
 		if n := e.id.check & m.mask; !slices.Contains(shards, n) {
 			shards = append(shards, n)
 		}
