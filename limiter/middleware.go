@@ -85,6 +85,7 @@ func Middleware(l Limiter, rules Rules, opts *Options) func(http.Handler) http.H
 		m.refunds = m.refunds || m.rules[i].RefundIf != nil
 		m.refusals = append(m.refusals, problem.Prepare(quotaExceeded(m.rules[i].Policy.Name)))
 	}
+	m.terse = m.opts.OnDecision == nil && m.opts.OnLimit == nil && !m.refunds
 	m.silent = m.opts.Headers == NoHeaders && m.opts.OnDecision == nil && !m.refunds
 	return func(next http.Handler) http.Handler { return &handler{m, next} }
 }
@@ -96,6 +97,7 @@ type middleware struct {
 	opts     Options
 	refunds  bool              // a rule has RefundIf
 	silent   bool              // an admitted request needs nothing more
+	terse    bool              // nobody is to be told of decisions
 	refusals []*problem.Answer // for a refusal by rule i alone
 }
 
@@ -116,17 +118,24 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	// One rule is the common case, and the only one that can do without an
 	// allocation.
-	c, applies, err := h.rules.charge(0, r)
+	var c [1]Charge
+	var res [1]Result
+	applies, err := h.rules.charge(0, r, &c[0])
 	if !applies {
 		h.next.ServeHTTP(w, r)
 		return
 	}
-	var res Result
 	if err == nil {
-		if res, err = h.limiter.Take(r.Context(), c); err == nil && res.Allowed && h.silent {
-			h.next.ServeHTTP(w, r)
-			return
+		if res[0], err = h.limiter.Take(r.Context(), c[0]); err == nil {
+			if res[0].Allowed && h.silent {
+				h.next.ServeHTTP(w, r)
+				return
+			}
+			if h.terse && h.rules[0].PolicyFor == nil {
+				h.brief(w, r, h.next, &c, &res)
+				return
+			}
 		}
 	}
-	newExchange(h.middleware, r, c, res, err).serve(w, h.next)
+	newExchange(h.middleware, r, c[0], res[0], err).serve(w, h.next)
 }
