@@ -17,23 +17,29 @@ type brief struct {
 	ended  bool // the handler returned
 }
 
-// serve answers a request that was decided about.
+// brief answers a request that was decided about.
 func (m *middleware) brief(w http.ResponseWriter, r *http.Request, next http.Handler, c *[1]Charge, res *[1]Result) {
-	var which [1]int
-	d := Decision{Rule: -1, Charges: c[:], Results: res[:], rules: m.rules, which: which[:], form: m.opts.Headers}
-	if d.Allowed = res[0].Allowed; d.Allowed {
+	if res[0].Allowed {
 		x := &brief{r: r}
-		x.fields.build(&d)
+		m.describe(&x.fields, c, res)
 		defer x.finish()
 		next.ServeHTTP(x.rw.Wrap(w, x), r)
 		x.ended = true
 		return
 	}
-	d.Rule = 0
 	f := new(fields)
-	f.build(&d)
+	m.describe(f, c, res)
 	f.add(w.Header())
 	m.refusals[0].Write(w)
+}
+
+func (m *middleware) describe(f *fields, c *[1]Charge, res *[1]Result) {
+	if m.opts.Headers == Draft10 {
+		f.buildDraft10(m.quota, m.policy, &c[0].Policy, &res[0])
+		return
+	}
+	d := Decision{Allowed: res[0].Allowed, Charges: c[:], Results: res[:], rules: m.rules, which: make([]int, 1), form: m.opts.Headers}
+	f.build(&d)
 }
 
 // Header implements [respwriter.Hooks].

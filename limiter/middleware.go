@@ -85,6 +85,11 @@ func Middleware(l Limiter, rules Rules, opts *Options) func(http.Handler) http.H
 		m.refunds = m.refunds || m.rules[i].RefundIf != nil
 		m.refusals = append(m.refusals, problem.Prepare(quotaExceeded(m.rules[i].Policy.Name)))
 	}
+	if len(m.rules) > 0 {
+		p := &m.rules[0].Policy
+		m.quota = string(append(appendString(nil, p.Name), ";r="...))
+		m.policy = string(appendPolicy(nil, p))
+	}
 	m.terse = m.opts.OnDecision == nil && m.opts.OnLimit == nil && !m.refunds
 	m.silent = m.opts.Headers == NoHeaders && m.opts.OnDecision == nil && !m.refunds
 	return func(next http.Handler) http.Handler { return &handler{m, next} }
@@ -99,6 +104,10 @@ type middleware struct {
 	silent   bool              // an admitted request needs nothing more
 	terse    bool              // nobody is to be told of decisions
 	refusals []*problem.Answer // for a refusal by rule i alone
+
+	// What Draft10 says of rule 0 in every response: the member of RateLimit up
+	// to the number, and that of RateLimit-Policy.
+	quota, policy string
 }
 
 type handler struct {
