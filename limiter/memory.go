@@ -145,13 +145,15 @@ func (m *Memory) takeKnown(pl *plan, c *Charge, r *Result) bool {
 		r.Receipt = b.charge(now, price, false)
 		slot.store(b)
 	}
-	s.mu.Unlock()
+	// Under the lock: unlocking waits for what was written, and else the caller
+	// would wait for it again when it copies the result.
 	r.Allowed = wait <= 0
 	r.Limit = c.Policy.Limit
 	r.Remaining = pl.q.remaining(b, now)
 	r.RetryAfter = time.Duration(max(0, wait))
 	r.ResetAfter = time.Duration(max(0, b.arrival-now))
 	r.Source = SourceMemory
+	s.mu.Unlock()
 	return true
 }
 
