@@ -78,6 +78,7 @@ func Middleware(l Limiter, rules Rules, opts *Options) func(http.Handler) http.H
 	if opts != nil {
 		m.opts = *opts
 	}
+	m.memory, _ = l.(*Memory)
 	if m.opts.Headers > NoHeaders || m.opts.Unkeyed > SkipUnkeyed {
 		panic("limiter: Middleware: unknown Headers or Unkeyed")
 	}
@@ -98,6 +99,7 @@ func Middleware(l Limiter, rules Rules, opts *Options) func(http.Handler) http.H
 // middleware is what all handlers of one call of Middleware share.
 type middleware struct {
 	limiter  Limiter
+	memory   *Memory // the same, if it is one
 	rules    Rules
 	opts     Options
 	refunds  bool              // a rule has RefundIf
@@ -135,7 +137,12 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err == nil {
-		if res[0], err = h.limiter.Take(r.Context(), c[0]); err == nil {
+		if h.memory != nil {
+			err = h.memory.take(&c[0], &res[0])
+		} else {
+			res[0], err = h.limiter.Take(r.Context(), c[0])
+		}
+		if err == nil {
 			if res[0].Allowed && h.silent {
 				h.next.ServeHTTP(w, r)
 				return
