@@ -122,7 +122,7 @@ func (m *Memory) Take(_ context.Context, c Charge) (r Result, err error) {
 func (m *Memory) take(c *Charge, r *Result) error {
 	// Most decisions are about a policy and a key that are known.
 	pl := m.known(&c.Policy)
-	if pl != nil && c.Cost > 0 && c.MaxDelay == 0 && m.takeKnown(pl, c, r) {
+	if pl != nil && c.Policy.Algorithm == TokenBucket && c.Cost > 0 && c.MaxDelay == 0 && m.takeKnown(pl, c, r) {
 		return nil
 	}
 	return m.takeAny(c, r)
@@ -233,7 +233,9 @@ func (m *Memory) Reset(_ context.Context, c Charge) error {
 
 // lockFor returns the locked shard of c and its slot, nil if there is none.
 func (m *Memory) lockFor(c *Charge) (s *shard, found *slot, now int64) {
-	pl := m.planOf(&c.Policy)
+	// Not planOf: nobody has looked whether the policy is valid.
+	var pl plan
+	pl.key, pl.check = m.hashesOf(&c.Policy)
 	id := m.identityOf(&pl, c.Key)
 	s = m.shardOf(id)
 	now = m.now()

@@ -38,18 +38,20 @@ func (m *Memory) planOf(p *Policy) plan {
 	if pl := m.known(p); pl != nil {
 		return *pl
 	}
-	pl := plan{
-		policy: *p,
-		q:      quotaOf(p),
-		key:    maphash.String(m.seeds[0], p.Name) ^ uint64(p.Algorithm),
-		check:  maphash.String(m.seeds[2], p.Name),
-	}
+	pl := plan{policy: *p, q: quotaOf(p)}
+	pl.key, pl.check = m.hashesOf(p)
 	// Quotas of one's own for many callers would replace each other all the
 	// time: now and then is enough to follow a change of configuration.
 	if m.plans.misses.Add(1)%64 == 1 {
 		m.remember(pl)
 	}
 	return pl
+}
+
+// hashesOf returns the part of an identity that is p's. It does not care whether
+// p is valid.
+func (m *Memory) hashesOf(p *Policy) (key, check uint64) {
+	return maphash.String(m.seeds[0], p.Name) ^ uint64(p.Algorithm), maphash.String(m.seeds[2], p.Name)
 }
 
 func (m *Memory) remember(pl plan) { m.entryOf(&pl.policy).Store(&pl) }
