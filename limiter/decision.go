@@ -63,7 +63,8 @@ func (d *Decision) failed() bool { return !d.Allowed && len(d.Results) == 0 }
 func (d *Decision) collect(r *http.Request, skip bool) bool {
 	d.Rule = -1
 	for i := range d.rules {
-		c, applies, err := d.rules.charge(i, r)
+		var c Charge
+		applies, err := d.rules.charge(i, r, &c)
 		switch {
 		case !applies:
 		case err == nil:

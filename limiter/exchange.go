@@ -122,11 +122,13 @@ func (x *exchange) Header(_ int, h http.Header) {
 	x.fields.add(h)
 }
 
-func (x *exchange) finish() {
+func (x *exchange) finish() { finish(&x.rw, x.r, x.ended) }
+
+func finish(rw *respwriter.Writer, r *http.Request, ended bool) {
 	// A client that left before there was an answer got none, even if net/http
 	// would now write its implicit 200 to nobody.
-	gone := x.rw.Status() == 0 && x.r.Context().Err() != nil
-	x.rw.Finish(x.ended && !gone)
+	gone := rw.Status() == 0 && r.Context().Err() != nil
+	rw.Finish(ended && !gone)
 }
 
 // refund asks every RefundIf about the response.

@@ -106,6 +106,25 @@ func (f *fields) build(d *Decision) {
 	}
 }
 
+// buildDraft10 is build for one rule whose parts that never change are known.
+func (f *fields) buildDraft10(quota, policy string, p *Policy, r *Result) {
+	f.form, f.built = Draft10, true
+	var array [96]byte
+	b, end := array[:0], 0
+	if r.Remaining >= 0 {
+		b = strconv.AppendInt(append(b, quota...), min(int64(r.Remaining), maxInteger), 10)
+		if t := untilMore(p, r); t > 0 {
+			b = appendParam(b, ";t=", seconds(t))
+		}
+		f.values[1], end = policy, len(b)
+	}
+	if !r.Allowed && r.RetryAfter > 0 && r.RetryAfter != Never {
+		b = strconv.AppendInt(b, seconds(r.RetryAfter), 10)
+	}
+	s := string(b)
+	f.values[0], f.values[3] = s[:end], s[end:]
+}
+
 func (d *Decision) appendQuotas(b []byte) []byte {
 	start := len(b)
 	for i := range d.Results {

@@ -88,6 +88,7 @@ func Middleware(l Limiter, rules Rules, opts *Options) func(http.Handler) http.H
 	if opts != nil {
 		m.opts = *opts
 	}
+	m.memory, _ = l.(*Memory)
 	if m.opts.Headers > NoHeaders || m.opts.Unkeyed > SkipUnkeyed {
 		panic("limiter: Middleware: unknown Headers or Unkeyed")
 	}
@@ -95,6 +96,12 @@ func Middleware(l Limiter, rules Rules, opts *Options) func(http.Handler) http.H
 		m.refunds = m.refunds || m.rules[i].RefundIf != nil
 		m.refusals = append(m.refusals, problem.Prepare(quotaExceeded(m.rules[i].Policy.Name)))
 	}
+	if len(m.rules) > 0 {
+		p := &m.rules[0].Policy
+		m.quota = string(append(appendString(nil, p.Name), ";r="...))
+		m.policy = string(appendPolicy(nil, p))
+	}
+	m.terse = m.opts.OnDecision == nil && m.opts.Observer == nil && m.opts.OnLimit == nil && !m.refunds
 	m.silent = m.opts.Headers == NoHeaders && m.opts.OnDecision == nil && m.opts.Observer == nil && !m.refunds
 	return func(next http.Handler) http.Handler { return &handler{m, next} }
 }
@@ -102,11 +109,17 @@ func Middleware(l Limiter, rules Rules, opts *Options) func(http.Handler) http.H
 // middleware is what all handlers of one call of Middleware share.
 type middleware struct {
 	limiter  Limiter
+	memory   *Memory // the same, if it is one
 	rules    Rules
 	opts     Options
 	refunds  bool              // a rule has RefundIf
 	silent   bool              // an admitted request needs nothing more
+	terse    bool              // nobody is to be told of decisions
 	refusals []*problem.Answer // for a refusal by rule i alone
+
+	// What Draft10 says of rule 0 in every response: the member of RateLimit up
+	// to the number, and that of RateLimit-Policy.
+	quota, policy string
 }
 
 type handler struct {
@@ -130,19 +143,32 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	// One rule is the common case, and the only one that can do without an
 	// allocation.
-	c, applies, err := h.rules.charge(0, r)
+	var c [1]Charge
+	var res [1]Result
+	applies, err := h.rules.charge(0, r, &c[0])
 	if !applies {
 		h.next.ServeHTTP(w, r)
 		return
 	}
-	var res Result
 	if err == nil {
-		if res, err = h.limiter.Take(r.Context(), c); err == nil && res.Allowed && res.Delay == 0 && h.silent {
-			h.next.ServeHTTP(w, r)
-			return
+		if h.memory != nil {
+			err = h.memory.take(r.Context(), &c[0], &res[0])
+		} else {
+			res[0], err = h.limiter.Take(r.Context(), c[0])
+		}
+		if err == nil {
+			now := res[0].Delay == 0
+			if now && res[0].Allowed && h.silent {
+				h.next.ServeHTTP(w, r)
+				return
+			}
+			if now && h.terse && h.rules[0].PolicyFor == nil {
+				h.brief(w, r, h.next, &c, &res)
+				return
+			}
 		}
 	}
-	x := newExchange(h.middleware, r, c, res, err)
+	x := newExchange(h.middleware, r, c[0], res[0], err)
 	x.start = start
 	x.serve(w, h.next)
 }

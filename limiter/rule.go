@@ -109,20 +109,20 @@ func (e *KeyError) Error() string {
 // Unwrap returns Err.
 func (e *KeyError) Unwrap() error { return e.Err }
 
-// charge returns what rule i asks of r; false if it does not apply.
-func (rs Rules) charge(i int, r *http.Request) (c Charge, applies bool, err error) {
+// charge fills c with what rule i asks of r; false if it does not apply.
+func (rs Rules) charge(i int, r *http.Request, c *Charge) (applies bool, err error) {
 	rule := &rs[i]
 	if rule.Match != nil && !rule.Match(r) {
-		return c, false, nil
+		return false, nil
 	}
 	key, err := rule.Key(r)
 	if err == nil && key == "" {
 		err = ErrNoKey
 	}
 	if err != nil {
-		return c, true, &KeyError{i, rule.Policy.Name, err}
+		return true, &KeyError{i, rule.Policy.Name, err}
 	}
-	c = Charge{Policy: rule.Policy, Key: bounded(key), Cost: 1}
+	c.Policy, c.Key, c.Cost = rule.Policy, bounded(key), 1
 	if rule.PolicyFor != nil {
 		if own, ok := rule.PolicyFor(r); ok {
 			c.Policy = own
@@ -131,5 +131,5 @@ func (rs Rules) charge(i int, r *http.Request) (c Charge, applies bool, err erro
 	if rule.Cost != nil {
 		c.Cost = rule.Cost(r)
 	}
-	return c, true, nil
+	return true, nil
 }

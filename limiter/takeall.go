@@ -44,12 +44,11 @@ func (m *Memory) TakeAll(ctx context.Context, cs []Charge) ([]Result, error) {
 		if e.closed = cs[i].Policy.Limit == 0; e.closed {
 			continue
 		}
-		if e.windowed = cs[i].Policy.Algorithm.windowed(); e.windowed {
-			windowed = true
-		} else {
-			e.q = quotaOf(&cs[i].Policy)
-		}
-		e.id = m.identityOf(&cs[i])
+		pl := m.planOf(&cs[i].Policy)
+		e.q = pl.q
+		e.id = m.identityOf(&pl, cs[i].Key)
+		e.windowed = cs[i].Policy.Algorithm.windowed()
+		windowed = windowed || e.windowed
 		if n := e.id.check & m.mask; !slices.Contains(shards, n) {
 			shards = append(shards, n)
 		}
@@ -79,7 +78,7 @@ func (m *Memory) TakeAll(ctx context.Context, cs []Charge) ([]Result, error) {
 		if e := &entries[i]; e.closed {
 			results[i] = closed()
 		} else if !e.windowed {
-			results[i] = e.verdict.result(&cs[i])
+			e.verdict.result(&cs[i], &results[i])
 		}
 	}
 	return results, nil

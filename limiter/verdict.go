@@ -58,20 +58,18 @@ func (v *verdict) full(again int64) {
 	v.allowed, v.isFull, v.lack = false, true, again-v.now
 }
 
-func (v *verdict) result(c *Charge) Result {
-	r := Result{
-		Allowed:    v.allowed,
-		Limit:      c.Policy.Limit,
-		ResetAfter: time.Duration(max(0, v.b.arrival-v.now)),
-		Source:     SourceMemory,
-		Receipt:    v.receipt,
-	}
+func (v *verdict) result(c *Charge, r *Result) {
+	r.Allowed = v.allowed
+	r.Limit = c.Policy.Limit
+	r.ResetAfter = time.Duration(max(0, v.b.arrival-v.now))
+	r.Source = SourceMemory
+	r.Receipt = v.receipt
 	switch {
 	case v.isFull:
 		// Nothing is known of this key but that it must wait for another's.
 		r.RetryAfter = time.Duration(v.lack)
 		r.ResetAfter = r.RetryAfter
-		return r
+		return
 	case v.never:
 		r.RetryAfter = Never
 	case !v.allowed:
@@ -84,5 +82,4 @@ func (v *verdict) result(c *Charge) Result {
 		}
 	}
 	r.Remaining = v.q.remaining(v.b, v.now)
-	return r
 }

@@ -38,11 +38,12 @@ func (v *view) charge(s *slot) {
 }
 
 // result tells what became of c, from w as it is now.
-func (v *view) result(c *Charge) Result {
+func (v *view) result(c *Charge) (r Result) {
 	if v.isFull {
-		return v.verdict.result(c)
+		v.verdict.result(c, &r)
+		return r
 	}
-	r := Result{
+	r = Result{
 		Allowed:    v.allowed,
 		Source:     SourceMemory,
 		Limit:      c.Policy.Limit,
@@ -69,9 +70,8 @@ func (v *view) result(c *Charge) Result {
 }
 
 // takeWindow is Take for windows.
-func (m *Memory) takeWindow(ctx context.Context, c *Charge) Result {
+func (m *Memory) takeWindow(ctx context.Context, c *Charge, id identity) Result {
 	var v view
-	id := m.identityOf(c)
 	s := m.shardOf(id)
 	now := m.now()
 
