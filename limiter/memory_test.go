@@ -350,6 +350,7 @@ func TestTakeDoesNotAllocate(t *testing.T) {
 	few := limiter.PerHour("few", 1)
 	waits := of(p, 1)
 	waits.MaxDelay = time.Hour
+	shaped := leaky(time.Hour, 1<<40, 0)
 	all := []limiter.Charge{of(p, 1), of(few, 0), of(limiter.PerHour("q", 1<<40), 1)}
 	var r limiter.Result
 	tests := []struct {
@@ -362,6 +363,7 @@ func TestTakeDoesNotAllocate(t *testing.T) {
 		{"denied", 0, func() { take(t, m, of(few, 1)) }},
 		{"never", 0, func() { denied(t, m, of(few, 2)) }},
 		{"with MaxDelay", 0, func() { allowed(t, m, waits) }},
+		{"leaky", 0, func() { allowed(t, m, of(shaped, 1)) }},
 		{"refund", 0, func() {
 			r = allowed(t, m, of(p, 1))
 			refund(t, m, of(p, 1), &r)
