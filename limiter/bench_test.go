@@ -2,6 +2,7 @@ package limiter_test
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -103,6 +104,25 @@ func BenchmarkFlood(b *testing.B) {
 			}
 			b.ReportMetric(float64(m.Stats().Bytes)/(8<<20), "of-bound")
 		})
+	}
+}
+
+// Every algorithm on many keys, allowed and denied.
+func BenchmarkAlgorithms(b *testing.B) {
+	keys := manyKeys(8192)
+	for a := limiter.TokenBucket; a <= limiter.SlidingLog; a++ {
+		for _, limit := range []int{2, 100} {
+			p := per(time.Millisecond, limit, 0)
+			p.Algorithm = a
+			b.Run(fmt.Sprintf("%v/%d in 1 ms", a, limit), func(b *testing.B) {
+				m, i := limiter.NewMemory(nil), 0
+				b.ReportAllocs()
+				for b.Loop() {
+					m.Take(context.Background(), limiter.Charge{Policy: p, Key: keys[i>>8&8191], Cost: 1})
+					i++
+				}
+			})
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package limiter
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"github.com/goweir/weir/internal/respwriter"
 )
@@ -15,7 +16,8 @@ type exchange struct {
 	r      *http.Request
 	d      Decision
 	fields fields
-	ended  bool // the handler returned
+	ended  bool      // the handler returned
+	start  time.Time // of the decision, if there is an Observer
 
 	// Room for the common case.
 	charge [1]Charge
@@ -58,6 +60,9 @@ func (x *exchange) serve(w http.ResponseWriter, next http.Handler) {
 		// Before any hook: what was charged is settled even if one panics.
 		defer x.refund()
 	}
+	if m.opts.Observer != nil {
+		x.observe(m.opts.Observer)
+	}
 	if m.opts.OnDecision != nil && (len(d.Charges) > 0 || d.Err != nil) {
 		m.opts.OnDecision(x.r, d.public())
 	}
@@ -86,8 +91,16 @@ func (x *exchange) serve(w http.ResponseWriter, next http.Handler) {
 // hold waits for the request's turn. It reports false if the turn did not come;
 // everything is settled then.
 func (x *exchange) hold(w http.ResponseWriter) bool {
-	ctx := x.r.Context()
-	if sleep(ctx, x.d.Delay()) {
+	delay := x.d.Delay()
+	if delay == 0 {
+		return true
+	}
+	start, ctx := time.Now(), x.r.Context()
+	came := sleep(ctx, delay)
+	if x.m.opts.Observer != nil {
+		x.observeHold(x.m.opts.Observer, start, came)
+	}
+	if came {
 		return true
 	}
 	// That units were lost would not change what the client gets.

@@ -79,6 +79,17 @@ func per(window time.Duration, limit, burst int) limiter.Policy {
 	return limiter.Policy{Name: "p", Limit: limit, Window: window, Burst: burst}
 }
 
+var algorithms = []limiter.Algorithm{
+	limiter.TokenBucket, limiter.LeakyBucket, limiter.FixedWindow, limiter.SlidingWindow, limiter.SlidingLog,
+}
+
+// windows returns a policy called "p" of any algorithm.
+func windows(window time.Duration, limit int, a limiter.Algorithm) limiter.Policy {
+	p := per(window, limit, 0)
+	p.Algorithm = a
+	return p
+}
+
 // scripted is a Limiter that answers as it is told.
 type scripted struct {
 	limiter.Limiter

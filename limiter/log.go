@@ -195,9 +195,9 @@ func (s *shard) releaseLocked(at *slot) {
 }
 
 // reclaimLocked looks at no more than 16 logs, drops those that are whole again,
-// and if there is none and it may, evicts the one whole soonest, but not keep. It
-// returns when that would be.
-func (s *shard) reclaimLocked(keep *eventLog, now int64, refuse bool) (soonest int64) {
+// and if there is none and it may, evicts the one whole soonest, but not keep;
+// the eviction is counted in by. It returns when that would be.
+func (s *shard) reclaimLocked(by *shard, keep *eventLog, now int64, refuse bool) (soonest int64) {
 	soonest = math.MaxInt64
 	if s.logs == nil {
 		return soonest
@@ -219,7 +219,7 @@ func (s *shard) reclaimLocked(keep *eventLog, now int64, refuse bool) (soonest i
 		}
 	}
 	if best != nil && !dropped && !refuse {
-		s.evicted++
+		by.evicted++
 		s.dropLocked(best.id)
 	}
 	return soonest
@@ -274,7 +274,7 @@ func (m *Memory) grabLocked(s *shard, keep *eventLog, bytes int64, now int64) (a
 	if grab(&m.logRoom, bytes) {
 		return 0, true
 	}
-	again = s.reclaimLocked(keep, now, m.refuse)
+	again = s.reclaimLocked(s, keep, now, m.refuse)
 	if grab(&m.logRoom, bytes) {
 		return 0, true
 	}
@@ -284,7 +284,7 @@ func (m *Memory) grabLocked(s *shard, keep *eventLog, bytes int64, now int64) (a
 		if o == s || !o.mu.TryLock() {
 			continue
 		}
-		again = min(again, o.reclaimLocked(keep, o.tickLocked(now), m.refuse))
+		again = min(again, o.reclaimLocked(s, keep, o.tickLocked(now), m.refuse))
 		o.mu.Unlock()
 		if grab(&m.logRoom, bytes) {
 			return 0, true

@@ -32,6 +32,11 @@ type MemoryOptions struct {
 	// panics. When it is used up, what RefuseNew says for keys goes for events.
 	LogBytes int64
 
+	// Observer is told of evictions and of refusals for want of room, after
+	// the decision that they belong to and before its result is returned.
+	// nil: nobody.
+	Observer Observer
+
 	// RefuseNew says what happens to a new key when there is no room: false,
 	// the default, forgets the key that would be whole soonest among the 16
 	// looked at, so a flood of keys can make a drained quota whole early; true
@@ -66,12 +71,13 @@ type MemoryStats struct {
 //
 // Its methods never block for long and ignore their context.
 type Memory struct {
-	start  time.Time
-	epoch  int64 // the Unix time of start: the wall clock is read this once
-	seeds  [4]maphash.Seed
-	refuse bool
-	mask   uint64
-	shards []shard
+	start    time.Time
+	epoch    int64 // the Unix time of start: the wall clock is read this once
+	seeds    [4]maphash.Seed
+	refuse   bool
+	observer Observer
+	mask     uint64
+	shards   []shard
 
 	logMax  int64
 	logRoom atomic.Int64  // bytes that logs may still take
@@ -105,13 +111,14 @@ func NewMemory(opts *MemoryOptions) *Memory {
 	shards := min(256, 1<<(bits.Len64(uint64(o.MaxBytes/(16<<10))|1)-1))
 	start := time.Now()
 	m := &Memory{
-		start:  start,
-		epoch:  start.UnixNano(),
-		seeds:  [4]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed(), maphash.MakeSeed(), maphash.MakeSeed()},
-		refuse: o.RefuseNew,
-		mask:   uint64(shards) - 1,
-		shards: make([]shard, shards),
-		logMax: o.LogBytes,
+		start:    start,
+		epoch:    start.UnixNano(),
+		seeds:    [4]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed(), maphash.MakeSeed(), maphash.MakeSeed()},
+		refuse:   o.RefuseNew,
+		observer: o.Observer,
+		mask:     uint64(shards) - 1,
+		shards:   make([]shard, shards),
+		logMax:   o.LogBytes,
 	}
 	m.logRoom.Store(o.LogBytes)
 	for i := range m.shards {
@@ -144,7 +151,7 @@ func (m *Memory) shardOf(id identity) *shard { return &m.shards[id.check&m.mask]
 func (m *Memory) now() int64 { return int64(time.Since(m.start)) }
 
 // Take implements [Limiter]. It allocates nothing.
-func (m *Memory) Take(_ context.Context, c Charge) (Result, error) {
+func (m *Memory) Take(ctx context.Context, c Charge) (Result, error) {
 	if !c.countable() {
 		return Result{}, c.check()
 	}
@@ -152,7 +159,7 @@ func (m *Memory) Take(_ context.Context, c Charge) (Result, error) {
 		return closed(), nil
 	}
 	if c.Policy.Algorithm.windowed() {
-		return m.takeWindow(&c), nil
+		return m.takeWindow(ctx, &c), nil
 	}
 	v := verdict{q: quotaOf(&c.Policy)}
 	id := m.identityOf(&c)
@@ -161,6 +168,7 @@ func (m *Memory) Take(_ context.Context, c Charge) (Result, error) {
 
 	s.mu.Lock()
 	v.now = s.tickLocked(now)
+	before := s.roomCounts()
 	i, found := s.findLocked(id)
 	if found {
 		v.b = s.slots[i].bucket()
@@ -177,12 +185,16 @@ func (m *Memory) Take(_ context.Context, c Charge) (Result, error) {
 			v.full(again)
 		}
 	}
+	after := s.roomCounts()
 	s.mu.Unlock()
+	if m.observer != nil && after != before {
+		m.observeRoom(ctx, &c.Policy, before, after)
+	}
 	return v.result(&c), nil
 }
 
 // takeWindow is Take for windows.
-func (m *Memory) takeWindow(c *Charge) Result {
+func (m *Memory) takeWindow(ctx context.Context, c *Charge) Result {
 	var v view
 	id := m.identityOf(c)
 	s := m.shardOf(id)
@@ -190,14 +202,19 @@ func (m *Memory) takeWindow(c *Charge) Result {
 
 	s.mu.Lock()
 	v.now = s.tickLocked(now)
+	before := s.roomCounts()
 	at := m.loadLocked(s, id, &v.w, &c.Policy, v.now)
 	v.judge(c, 0)
 	if v.allowed && c.Cost > 0 {
 		m.chargeLocked(s, id, at, &v)
 	}
-	v.conclude()
+	r := v.result(c)
+	after := s.roomCounts()
 	s.mu.Unlock()
-	return v.result(c)
+	if m.observer != nil && after != before {
+		m.observeRoom(ctx, &c.Policy, before, after)
+	}
+	return r
 }
 
 // loadLocked reads the window of id, and returns its slot or nil.

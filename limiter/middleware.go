@@ -3,6 +3,7 @@ package limiter
 import (
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/goweir/weir/internal/problem"
 )
@@ -22,6 +23,10 @@ type Options struct {
 	// the handler is called: for logs and metrics, and to mark the request. It
 	// may keep d, but not r.
 	OnDecision func(r *http.Request, d Decision)
+
+	// Observer is told every decision, like OnDecision but without the request,
+	// and every end of a wait. nil: nobody.
+	Observer Observer
 
 	// OnLimit answers refused requests in place of the default. The header
 	// fields about quotas are added to whatever it writes, and Retry-After
@@ -90,7 +95,7 @@ func Middleware(l Limiter, rules Rules, opts *Options) func(http.Handler) http.H
 		m.refunds = m.refunds || m.rules[i].RefundIf != nil
 		m.refusals = append(m.refusals, problem.Prepare(quotaExceeded(m.rules[i].Policy.Name)))
 	}
-	m.silent = m.opts.Headers == NoHeaders && m.opts.OnDecision == nil && !m.refunds
+	m.silent = m.opts.Headers == NoHeaders && m.opts.OnDecision == nil && m.opts.Observer == nil && !m.refunds
 	return func(next http.Handler) http.Handler { return &handler{m, next} }
 }
 
@@ -110,8 +115,12 @@ type handler struct {
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	var start time.Time
+	if h.opts.Observer != nil {
+		start = time.Now()
+	}
 	if len(h.rules) != 1 || h.rules[0].Shadow {
-		x := &exchange{m: h.middleware, r: r}
+		x := &exchange{m: h.middleware, r: r, start: start}
 		x.d = Decision{limiter: h.limiter, rules: h.rules, form: h.opts.Headers}
 		if x.d.collect(r, h.opts.Unkeyed == SkipUnkeyed) {
 			x.d.take(r.Context())
@@ -133,5 +142,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	newExchange(h.middleware, r, c, res, err).serve(w, h.next)
+	x := newExchange(h.middleware, r, c, res, err)
+	x.start = start
+	x.serve(w, h.next)
 }

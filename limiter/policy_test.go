@@ -23,6 +23,11 @@ func TestPolicyValidate(t *testing.T) {
 		{"burst", limiter.Policy{Name: "p", Limit: 1, Window: time.Second, Burst: 9}, nil},
 		{"shortest window", limiter.Policy{Name: "p", Limit: 1, Window: time.Microsecond}, nil},
 		{"odd but printable name", limiter.PerDay(`a "b" \ c;d=e`, 1), nil},
+		{"leaky bucket", limiter.Policy{Name: "p", Algorithm: limiter.LeakyBucket, Limit: 1, Window: time.Second, Burst: 9}, nil},
+		{"fixed window", limiter.Policy{Name: "p", Algorithm: limiter.FixedWindow, Limit: 1, Window: time.Second}, nil},
+		{"sliding window", limiter.Policy{Name: "p", Algorithm: limiter.SlidingWindow, Limit: 1 << 62, Window: time.Second}, nil},
+		{"sliding log", limiter.Policy{Name: "p", Algorithm: limiter.SlidingLog, Limit: 0, Window: time.Second}, nil},
+		{"sliding log with a burst", limiter.Policy{Name: "p", Algorithm: limiter.SlidingLog, Limit: 1, Window: time.Second, Burst: 1}, []string{"Burst"}},
 		{"zero", limiter.Policy{}, []string{"Name", "Window"}},
 		{"everything", limiter.Policy{Name: "é", Algorithm: 9, Limit: -1, Window: -1, Burst: -1}, []string{"Name", "Algorithm", "Limit", "Window", "Burst"}},
 		{"newline", limiter.PerDay("a\nb", 1), []string{"Name"}},
@@ -67,6 +72,7 @@ func TestTakeRefusesInvalidCharges(t *testing.T) {
 		{Policy: limiter.Policy{Name: "p", Limit: 1}, Cost: 1},
 		{Policy: limiter.Policy{Name: "p", Limit: 1, Window: time.Second, Burst: -1}, Cost: 1},
 		{Policy: limiter.Policy{Name: "p", Limit: 1, Window: time.Second, Algorithm: 77}, Cost: 1},
+		{Policy: limiter.Policy{Name: "p", Limit: 1, Window: time.Second, Algorithm: limiter.FixedWindow, Burst: 1}, Cost: 1},
 		{Policy: good, Cost: -1},
 		{Policy: good, Cost: 1, MaxDelay: -1},
 	}
@@ -88,7 +94,8 @@ func TestTakeRefusesInvalidCharges(t *testing.T) {
 
 func TestLimitZeroDeniesEverything(t *testing.T) {
 	m := limiter.NewMemory(nil)
-	for _, p := range []limiter.Policy{limiter.PerSecond("p", 0), per(time.Second, 0, 5)} {
+	for _, p := range []limiter.Policy{limiter.PerSecond("p", 0), per(time.Second, 0, 5), windows(time.Second, 0, limiter.FixedWindow),
+		windows(time.Second, 0, limiter.SlidingWindow), windows(time.Second, 0, limiter.SlidingLog)} {
 		for cost := range 3 {
 			r := denied(t, m, of(p, cost))
 			if r.RetryAfter != limiter.Never || r.Remaining != 0 || r.ResetAfter != 0 {
@@ -104,6 +111,10 @@ func TestLimitZeroDeniesEverything(t *testing.T) {
 func TestStrings(t *testing.T) {
 	tests := []struct{ got, want string }{
 		{limiter.TokenBucket.String(), "token bucket"},
+		{limiter.LeakyBucket.String(), "leaky bucket"},
+		{limiter.FixedWindow.String(), "fixed window"},
+		{limiter.SlidingWindow.String(), "sliding window"},
+		{limiter.SlidingLog.String(), "sliding log"},
 		{limiter.Algorithm(200).String(), "Algorithm(200)"},
 		{limiter.Source(0).String(), "none"},
 		{limiter.SourceMemory.String(), "memory"},

@@ -21,7 +21,7 @@ type entry struct {
 // charges are locked together, always in the same order, so that it cannot
 // deadlock with itself. It allocates the results, and for more than 4 charges
 // some working memory.
-func (m *Memory) TakeAll(_ context.Context, cs []Charge) ([]Result, error) {
+func (m *Memory) TakeAll(ctx context.Context, cs []Charge) ([]Result, error) {
 	for i := range cs {
 		if !cs[i].countable() {
 			return nil, cs[i].check()
@@ -38,6 +38,7 @@ func (m *Memory) TakeAll(_ context.Context, cs []Charge) ([]Result, error) {
 	}
 	entries = entries[:len(cs)]
 	windowed := false
+	var crowded []crowding
 	for i := range cs {
 		e := &entries[i]
 		if e.closed = cs[i].Policy.Limit == 0; e.closed {
@@ -54,28 +55,30 @@ func (m *Memory) TakeAll(_ context.Context, cs []Charge) ([]Result, error) {
 		}
 	}
 	slices.Sort(shards)
+	results := make([]Result, len(cs))
 
 	now := m.now()
 	for _, n := range shards {
 		m.shards[n].mu.Lock()
 	}
 	if m.judgeAllLocked(cs, entries, now) {
-		m.chargeAllLocked(cs, entries)
+		crowded = m.chargeAllLocked(cs, entries)
 	}
 	if windowed {
-		m.concludeAllLocked(cs, entries)
+		m.tellAllLocked(cs, entries, results)
 	}
 	for _, n := range shards {
 		m.shards[n].mu.Unlock()
 	}
 
-	results := make([]Result, len(cs))
+	for _, c := range crowded {
+		m.observeRoom(ctx, &cs[c.charge].Policy, c.before, c.after)
+	}
+
 	for i := range entries {
 		if e := &entries[i]; e.closed {
 			results[i] = closed()
-		} else if e.windowed {
-			results[i] = e.result(&cs[i])
-		} else {
+		} else if !e.windowed {
 			results[i] = e.verdict.result(&cs[i])
 		}
 	}
@@ -113,38 +116,40 @@ func (m *Memory) judgeAllLocked(cs []Charge, entries []entry, now int64) (allowe
 	return allowed
 }
 
+// A crowding is what the room for one charge has cost others.
+type crowding struct {
+	charge        int
+	before, after room
+}
+
 // chargeAllLocked charges what judgeAllLocked has admitted. It can still fail,
-// for want of room: then it undoes what it did, and the locks hide that.
-func (m *Memory) chargeAllLocked(cs []Charge, entries []entry) {
+// for want of room: then it undoes what it did, and the locks hide that. It
+// returns what the Observer is to be told, if there is one.
+func (m *Memory) chargeAllLocked(cs []Charge, entries []entry) (crowded []crowding) {
 	for i := range entries {
 		e := &entries[i]
 		if cs[i].Cost == 0 {
 			continue
 		}
 		s := m.shardOf(e.id)
-		if e.windowed {
-			at := m.loadLocked(s, e.id, &e.w, &cs[i].Policy, e.now)
-			if !m.chargeLocked(s, e.id, at, &e.view) {
-				m.undoLocked(cs, entries[:i])
-				return
-			}
-			continue
-		}
-		var slot *slot
-		if at, found := s.findLocked(e.id); found {
-			slot = &s.slots[at]
-			e.b = slot.bucket()
-		} else {
-			var again int64
-			if slot, again = s.insertLocked(e.id, e.now, m.refuse); slot == nil {
-				e.full(again)
-				m.undoLocked(cs, entries[:i])
-				return
+		if !e.windowed {
+			if at, found := s.findLocked(e.id); found {
+				e.b = s.slots[at].bucket()
+				e.before = e.b
+				e.verdict.charge(&cs[i])
+				s.slots[at].store(e.b)
+				continue
 			}
 		}
-		e.before = e.b
-		e.verdict.charge(&cs[i])
-		slot.store(e.b)
+		before := s.roomCounts()
+		ok := m.chargeRoomLocked(s, e, &cs[i])
+		if after := s.roomCounts(); m.observer != nil && after != before {
+			crowded = append(crowded, crowding{i, before, after})
+		}
+		if !ok {
+			m.undoLocked(cs, entries[:i])
+			return crowded
+		}
 	}
 	// The same quota more than once: all its results tell the end.
 	for i := range entries {
@@ -154,15 +159,35 @@ func (m *Memory) chargeAllLocked(cs []Charge, entries []entry) {
 			}
 		}
 	}
+	return crowded
 }
 
-// concludeAllLocked reads windows again, as others of the same decision may have
-// been charged to them later.
-func (m *Memory) concludeAllLocked(cs []Charge, entries []entry) {
+// chargeRoomLocked charges what may need room: a window, or a bucket that is not
+// in the table.
+func (m *Memory) chargeRoomLocked(s *shard, e *entry, c *Charge) bool {
+	if e.windowed {
+		at := m.loadLocked(s, e.id, &e.w, &c.Policy, e.now)
+		return m.chargeLocked(s, e.id, at, &e.view)
+	}
+	slot, again := s.insertLocked(e.id, e.now, m.refuse)
+	if slot == nil {
+		e.full(again)
+		return false
+	}
+	e.b = bucket{}
+	e.before = e.b
+	e.verdict.charge(c)
+	slot.store(e.b)
+	return true
+}
+
+// tellAllLocked makes the results of windows. It reads them again, as others of
+// the same decision may have been charged to them later.
+func (m *Memory) tellAllLocked(cs []Charge, entries []entry, results []Result) {
 	for i := range entries {
 		if e := &entries[i]; e.windowed {
 			m.loadLocked(m.shardOf(e.id), e.id, &e.w, &cs[i].Policy, e.now)
-			e.conclude()
+			results[i] = e.result(&cs[i])
 		}
 	}
 }

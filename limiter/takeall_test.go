@@ -90,27 +90,30 @@ func TestTakeAllRetryAfter(t *testing.T) {
 
 // A refusal for want of room takes nothing either.
 func TestTakeAllUndoes(t *testing.T) {
-	inTime(t, func(t *testing.T) {
-		m := limiter.NewMemory(&limiter.MemoryOptions{MaxBytes: 1 << 10, RefuseNew: true})
-		p := limiter.PerHour("p", 10)
-		known := limiter.Charge{Policy: p, Key: "known", Cost: 3}
-		allowed(t, m, known)
-		known.Cost = 1
-		fill(t, m, limiter.PerDay("flood", 1), "", 100)
-		for i := range 100 {
-			fresh := limiter.Charge{Policy: p, Key: fmt.Sprint("fresh", i), Cost: 1}
-			rs := takeAll(t, m, known, known, fresh, known)
-			if rs[2].Allowed || rs[2].RetryAfter <= 0 || !rs[0].Allowed {
-				t.Fatalf("results %+v, want the third refused", rs)
-			}
-			for i, r := range rs {
-				if r.Receipt != (limiter.Receipt{}) || i != 2 && r.Remaining != 7 {
-					t.Fatalf("result %d = %+v, want 7 remaining and no receipt", i, r)
-				}
-			}
-			remaining(t, m, known, 7)
+	for _, a := range algorithms {
+		inTime(t, func(t *testing.T) { takeAllUndoes(t, windows(time.Hour, 10, a)) })
+	}
+}
+
+func takeAllUndoes(t *testing.T, p limiter.Policy) {
+	m := limiter.NewMemory(&limiter.MemoryOptions{MaxBytes: 1 << 10, LogBytes: 256, RefuseNew: true})
+	known := limiter.Charge{Policy: p, Key: "known", Cost: 3}
+	allowed(t, m, known)
+	known.Cost = 1
+	fill(t, m, limiter.PerDay("flood", 1), "", 100)
+	for i := range 100 {
+		fresh := limiter.Charge{Policy: p, Key: fmt.Sprint("fresh", i), Cost: 1}
+		rs := takeAll(t, m, known, known, fresh, known)
+		if rs[2].Allowed || rs[2].RetryAfter <= 0 || !rs[0].Allowed {
+			t.Fatalf("%v: results %+v, want the third refused", p.Algorithm, rs)
 		}
-	})
+		for i, r := range rs {
+			if r.Receipt != (limiter.Receipt{}) || i != 2 && r.Remaining != 7 {
+				t.Fatalf("%v: result %d = %+v, want 7 remaining and no receipt", p.Algorithm, i, r)
+			}
+		}
+		remaining(t, m, known, 7)
+	}
 }
 
 // Charges in any order, by many goroutines: no deadlock, no unit lost, and

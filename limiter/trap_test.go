@@ -86,8 +86,31 @@ func TestTrapLimiter06_FillRate(t *testing.T) {
 	}
 }
 
-// There is no window whose edge would let twice the limit through.
+// There is no window whose edge would let twice the limit through, but that of
+// FixedWindow, which is documented to.
 func TestTrapLimiter07_WindowEdge(t *testing.T) {
+	for _, tt := range []struct {
+		algorithm limiter.Algorithm
+		most      int // of 100/s within 100 ms around the edge
+	}{
+		{limiter.TokenBucket, 110}, {limiter.LeakyBucket, 110}, {limiter.FixedWindow, 200}, {limiter.SlidingWindow, 110}, {limiter.SlidingLog, 100},
+	} {
+		inTime(t, func(t *testing.T) {
+			m, p, admitted := limiter.NewMemory(nil), windows(s, 100, tt.algorithm), 0
+			time.Sleep(950 * ms)
+			for range 101 {
+				for range 100 {
+					if take(t, m, of(p, 1)).Allowed {
+						admitted++
+					}
+				}
+				time.Sleep(ms)
+			}
+			if admitted < 100 || admitted > tt.most || tt.most == 200 && admitted != 200 {
+				t.Errorf("%v: %d admitted around the edge, want at most %d", tt.algorithm, admitted, tt.most)
+			}
+		})
+	}
 	inTime(t, func(t *testing.T) {
 		p := per(s, 100, 0)
 		at := flood(t, p, 5*s)
@@ -123,15 +146,19 @@ func TestTrapLimiter08_LostUpdate(t *testing.T) {
 	}
 }
 
-// A steady client at a third of the limit is never refused.
+// A steady client at two thirds of the limit is never refused.
 func TestTrapLimiter09_SteadyClient(t *testing.T) {
-	inTime(t, func(t *testing.T) {
-		m := limiter.NewMemory(nil)
-		for range 100 {
-			allowed(t, m, of(per(3*s, 5, 0), 1))
-			time.Sleep(900 * ms)
-		}
-	})
+	for _, a := range algorithms {
+		inTime(t, func(t *testing.T) {
+			m := limiter.NewMemory(nil)
+			for range 100 {
+				if r := allowed(t, m, of(windows(3*s, 5, a), 1)); r.Delay > 0 {
+					t.Fatalf("%v: held for %v", a, r.Delay)
+				}
+				time.Sleep(900 * ms)
+			}
+		})
+	}
 }
 
 // Windows below a second count, and Retry-After is never 0.
@@ -151,37 +178,47 @@ func TestTrapLimiter10_SubSecondWindow(t *testing.T) {
 
 // What is refused, or could never fit, takes nothing.
 func TestTrapLimiter11_DeniedConsumes(t *testing.T) {
-	inTime(t, func(t *testing.T) {
-		m, p := limiter.NewMemory(nil), per(time.Hour, 5, 0)
-		for range 100 {
-			denied(t, m, of(p, 100))
-		}
-		allowed(t, m, of(p, 3))
-		for range 100 {
-			denied(t, m, of(p, 3))
-			c := of(p, 3)
-			c.MaxDelay = time.Minute
-			denied(t, m, c)
-			takeAll(t, m, of(p, 1), of(p, 2))
-		}
-		remaining(t, m, of(p, 0), 2)
-	})
+	for _, a := range algorithms {
+		inTime(t, func(t *testing.T) {
+			m, p := limiter.NewMemory(nil), windows(time.Hour, 5, a)
+			for range 100 {
+				denied(t, m, of(p, 100))
+			}
+			allowed(t, m, of(p, 3))
+			for range 100 {
+				denied(t, m, of(p, 3))
+				c := of(p, 3)
+				c.MaxDelay = time.Minute
+				denied(t, m, c)
+				takeAll(t, m, of(p, 1), of(p, 2))
+			}
+			remaining(t, m, of(p, 0), 2)
+		})
+	}
 }
 
 // State lives until it is whole, however long that takes and however many
 // others come and go.
 func TestTrapLimiter12_EarlyExpiry(t *testing.T) {
-	inTime(t, func(t *testing.T) {
-		m, p := limiter.NewMemory(nil), limiter.PerHour("p", 1)
-		allowed(t, m, of(p, 1))
-		for i := range 59 {
+	for _, a := range algorithms {
+		inTime(t, func(t *testing.T) {
+			m, p := limiter.NewMemory(nil), windows(time.Hour, 1, a)
+			allowed(t, m, of(p, 1))
+			whole := take(t, m, of(p, 0)).ResetAfter
+			for i := range int(whole/time.Minute) - 1 {
+				time.Sleep(time.Minute)
+				fill(t, m, limiter.PerSecond("other", 1), fmt.Sprint(i, "-"), 1000)
+				fill(t, m, limiter.Policy{Name: "other", Algorithm: a, Limit: 1, Window: s}, fmt.Sprint(i, "-"), 1000)
+				if c := of(p, 1); a != limiter.LeakyBucket {
+					denied(t, m, c)
+				} else {
+					remaining(t, m, c, 0)
+				}
+			}
 			time.Sleep(time.Minute)
-			fill(t, m, limiter.PerSecond("other", 1), fmt.Sprint(i, "-"), 2000)
-			denied(t, m, of(p, 1))
-		}
-		time.Sleep(time.Minute)
-		allowed(t, m, of(p, 1))
-	})
+			allowed(t, m, of(p, 1))
+		})
+	}
 }
 
 // A drained key does not come back full by a flood of others: never under

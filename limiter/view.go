@@ -8,11 +8,6 @@ import "time"
 type view struct {
 	verdict
 	w window
-
-	// What w says in the end.
-	remaining uint64
-	more      int64 // until remaining grows
-	whole     int64
 }
 
 // judge decides c against the state. added is what this decision has charged to
@@ -39,36 +34,32 @@ func (v *view) charge(s *slot) {
 	v.w.save(s)
 }
 
-// conclude notes what the result will say of w, as long as that is locked.
-func (v *view) conclude() {
-	v.remaining, v.whole, v.more = v.w.remaining(), v.w.whole(), 0
-	if v.remaining < v.w.limit {
-		v.more = v.w.wait(v.remaining + 1)
-	}
-}
-
+// result tells what became of c, from w as it is now.
 func (v *view) result(c *Charge) Result {
 	if v.isFull {
 		return v.verdict.result(c)
 	}
 	r := Result{
 		Allowed:    v.allowed,
-		Limit:      c.Policy.Limit,
-		Remaining:  int(v.remaining),
-		ResetAfter: time.Duration(v.whole),
-		MoreAfter:  time.Duration(v.more),
 		Source:     SourceMemory,
+		Limit:      c.Policy.Limit,
+		Remaining:  c.Policy.Limit, // if it is whole; what was cut down does not show
+		ResetAfter: time.Duration(v.w.whole()),
 		Receipt:    v.receipt,
 	}
-	if v.whole == 0 {
-		r.Remaining = c.Policy.Limit // what was cut down does not show
+	if r.ResetAfter > 0 {
+		left := v.w.remaining()
+		r.Remaining = int(left)
+		if left < v.w.limit {
+			r.MoreAfter = time.Duration(v.w.wait(left + 1))
+		}
 	}
 	switch {
 	case v.never:
 		r.RetryAfter = Never
 	case !v.allowed:
 		r.RetryAfter = time.Duration(v.lack)
-	case c.Cost == 0 && v.remaining == 0:
+	case c.Cost == 0 && r.Remaining == 0:
 		r.RetryAfter = r.MoreAfter
 	}
 	return r

@@ -69,7 +69,7 @@ func late(c *Charge, r *Result) bool {
 		return max(r.RetryAfter, r.ResetAfter) > c.MaxDelay
 	}
 	// There are no turns in windows, but a time when it fits.
-	return !c.Policy.Algorithm.windowed() || r.RetryAfter > c.MaxDelay
+	return !c.Policy.Algorithm.windowed() || r.RetryAfter >= c.MaxDelay
 }
 
 // sleep reports whether d passed before ctx ended.

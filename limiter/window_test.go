@@ -1,6 +1,8 @@
 package limiter_test
 
 import (
+	"context"
+	"errors"
 	"math/big"
 	"math/rand/v2"
 	"sync"
@@ -112,9 +114,14 @@ func windowTrace(t *testing.T, seed uint64, steps int) {
 			e *passed
 		}
 		var open []held
+		var last limiter.Result
 		for i := range steps {
 			now := time.Now().UnixNano()
-			switch k := rnd.IntN(20); {
+			switch k := rnd.IntN(22); {
+			case k >= 20: // to where something changes
+				if d := []time.Duration{last.RetryAfter, last.MoreAfter, last.ResetAfter}[rnd.IntN(3)]; d < 2*p.Window {
+					time.Sleep(d)
+				}
 			case k < 4:
 				time.Sleep(time.Duration(rnd.Int64N(int64(p.Window)/4 + 2)))
 			case k == 4:
@@ -164,6 +171,7 @@ func windowTrace(t *testing.T, seed uint64, steps int) {
 					n.events = append(n.events, e)
 					open = append(open, held{c, r, e})
 				}
+				last = r
 				if fault := n.check(p, now, cost, fits, r); fault != "" {
 					t.Fatalf("seed %d, step %d: %v: Take(%+v) = %+v: wrong %s", seed, i, p.Algorithm, c, r, fault)
 				}
@@ -257,8 +265,7 @@ func TestSlidingWindowError(t *testing.T) {
 	for seed := range schedules {
 		inTime(t, func(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(seed, 14))
-			p := per(s, 1+rnd.IntN(30), 0)
-			p.Algorithm = limiter.SlidingWindow
+			p := windows(s, 1+rnd.IntN(30), limiter.SlidingWindow)
 			m := limiter.NewMemory(nil)
 			var events []passed
 			for len(events) < 100 {
@@ -431,8 +438,7 @@ func TestSlidingLogIsExact(t *testing.T) {
 	for seed := range schedules {
 		inTime(t, func(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(seed, 15))
-			p := per(s, 1+rnd.IntN(40), 0)
-			p.Algorithm = limiter.SlidingLog
+			p := windows(s, 1+rnd.IntN(40), limiter.SlidingLog)
 			m := limiter.NewMemory(nil)
 			var events []*passed
 			results := map[*passed]*limiter.Result{}
@@ -468,6 +474,112 @@ func TestSlidingLogIsExact(t *testing.T) {
 				if sum > int64(p.Limit) {
 					t.Fatalf("seed %d: %d units in one Window, limit %d", seed, sum, p.Limit)
 				}
+			}
+		})
+	}
+}
+
+// What Memory says about windows when it is full is what it says about buckets:
+// under RefuseNew nobody comes back early, else the one whole soonest goes.
+func TestWindowsInFullMemory(t *testing.T) {
+	for _, a := range windowed {
+		inTime(t, func(t *testing.T) {
+			m := limiter.NewMemory(&limiter.MemoryOptions{MaxBytes: 32 << 10, RefuseNew: true})
+			victim := limiter.Charge{Policy: windows(time.Minute, 1, a), Key: "victim", Cost: 1}
+			allowed(t, m, victim)
+			time.Sleep(s)
+			refused := fill(t, m, windows(time.Minute, 1, a), "flood", 5000)
+			if st := m.Stats(); st.Evicted > 0 || st.Refused != uint64(refused) || refused < 3000 || st.Bytes > 32<<10 {
+				t.Errorf("%v: stats %+v with %d refused", a, st, refused)
+			}
+			denied(t, m, victim)
+			newcomer := victim
+			newcomer.Key = "newcomer"
+			r := denied(t, m, newcomer)
+			if r.RetryAfter <= 0 || r.RetryAfter > 2*time.Minute || r.Remaining != 0 || r.Receipt != (limiter.Receipt{}) {
+				t.Errorf("%v: newcomer: %+v, want a refusal with a time to retry", a, r)
+			}
+			time.Sleep(r.RetryAfter)
+			allowed(t, m, newcomer)
+
+			m = limiter.NewMemory(&limiter.MemoryOptions{MaxBytes: 32 << 10})
+			if refused := fill(t, m, windows(time.Minute, 1, a), "flood", 5000); refused > 0 {
+				t.Errorf("%v: %d newcomers refused", a, refused)
+			}
+			if st := m.Stats(); st.Evicted < 3000 || st.Refused > 0 || st.Bytes > 32<<10 {
+				t.Errorf("%v: stats %+v, want most of 5000 evicted", a, st)
+			}
+		})
+	}
+}
+
+// A Wait in windows tries again until it fits, and fails at once if that is too
+// late.
+func TestWaitInWindows(t *testing.T) {
+	for _, a := range windowed {
+		inTime(t, func(t *testing.T) {
+			m, p := limiter.NewMemory(nil), windows(s, 2, a)
+			start := time.Now()
+			var wg sync.WaitGroup
+			for range 6 {
+				wg.Go(func() {
+					if err := limiter.Wait(t.Context(), m, of(p, 1)); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+			if d := time.Since(start); d < 2*s || d > 4*s {
+				t.Errorf("%v: six of 2/s passed after %v", a, d)
+			}
+			allowed := func() bool { return take(t, m, of(p, 1)).Allowed }
+			for allowed() {
+			}
+			late := take(t, m, of(p, 2)).RetryAfter
+			start = time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), late)
+			defer cancel()
+			if err := limiter.Wait(ctx, m, of(p, 2)); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 0 {
+				t.Errorf("%v: Wait = %v after %v, want that it fails at once", a, err, time.Since(start))
+			}
+			ctx, cancel = context.WithTimeout(t.Context(), late+1)
+			defer cancel()
+			if err := limiter.Wait(ctx, m, of(p, 2)); err != nil || time.Since(start) != late {
+				t.Errorf("%v: Wait = %v after %v, want success after %v", a, err, time.Since(start), late)
+			}
+			if err := limiter.Wait(ctx, m, of(p, 3)); !errors.Is(err, limiter.ErrNever) && ctx.Err() == nil {
+				t.Errorf("%v: Wait for more than the Limit = %v", a, err)
+			}
+		})
+	}
+}
+
+// The t of RateLimit is the time until there is more, not until all is back.
+func TestHeaderOfWindows(t *testing.T) {
+	for _, tt := range []struct {
+		algorithm limiter.Algorithm
+		want      []string // RateLimit of a request each 15 s
+		retry     string
+	}{
+		{limiter.FixedWindow, []string{`"p";r=2;t=60`, `"p";r=1;t=45`, `"p";r=0;t=30`, `"p";r=0;t=15`, `"p";r=2;t=60`}, "15"},
+		{limiter.SlidingWindow, []string{`"p";r=2;t=120`, `"p";r=1;t=75`, `"p";r=0;t=50`, `"p";r=0;t=35`, `"p";r=0;t=20`}, "35"},
+		{limiter.SlidingLog, []string{`"p";r=2;t=60`, `"p";r=1;t=45`, `"p";r=0;t=30`, `"p";r=0;t=15`, `"p";r=0;t=15`}, "15"},
+	} {
+		inTime(t, func(t *testing.T) {
+			rules := limiter.Rules{{Policy: windows(time.Minute, 3, tt.algorithm), Key: limiter.KeyGlobal}}
+			h := limiter.Middleware(limiter.NewMemory(nil), rules, nil)(hello)
+			for i, want := range tt.want {
+				res := serve(h, request(t))
+				if got := res.Header.Get("RateLimit"); got != want {
+					t.Errorf("%v, request %d: RateLimit %s, want %s", tt.algorithm, i, got, want)
+				}
+				if got := res.Header.Get("RateLimit-Policy"); got != `"p";q=3;w=60` {
+					t.Errorf("%v: RateLimit-Policy %s", tt.algorithm, got)
+				}
+				if got := res.Header.Get("Retry-After"); i == 3 && got != tt.retry {
+					t.Errorf("%v, request %d: Retry-After %s, want %s", tt.algorithm, i, got, tt.retry)
+				}
+				time.Sleep(15 * s)
 			}
 		})
 	}
