@@ -252,6 +252,12 @@ var flaws = []flaw{
 		}
 		return c
 	}), []string{"sliding window/bound", "sliding window/trace"}},
+	{"lets wait for windows", charging(func(c limiter.Charge) limiter.Charge {
+		if c.Policy.Window > time.Hour && c.MaxDelay > 0 {
+			c.Policy.Window = c.MaxDelay
+		}
+		return c
+	}), []string{"fixed window/no turns"}},
 	{"MoreAfter too short", answering(func(_ limiter.Charge, r limiter.Result) limiter.Result {
 		r.MoreAfter -= r.MoreAfter / 50
 		return r
@@ -396,7 +402,7 @@ var flaws = []flaw{
 			}
 			return rs, nil
 		}}
-	}, []string{"all or nothing", "contended all", "crossed all", "closed", "faults"}},
+	}, []string{"all or nothing", "all agrees", "contended all", "crossed all", "closed", "faults"}},
 	{"the same quota twice counts once", func() limiter.Limiter {
 		return flawed{Limiter: memory(), takeAll: func(ctx context.Context, l limiter.Limiter, cs []limiter.Charge) ([]limiter.Result, error) {
 			once := slices.Clone(cs)
@@ -407,7 +413,7 @@ var flaws = []flaw{
 			}
 			return l.TakeAll(ctx, once)
 		}}
-	}, []string{"all or nothing", "many charges", "crossed all"}},
+	}, []string{"all or nothing", "all agrees", "many charges", "crossed all"}},
 	{"asks for at least one charge", func() limiter.Limiter {
 		return flawed{Limiter: memory(), takeAll: func(ctx context.Context, l limiter.Limiter, cs []limiter.Charge) ([]limiter.Result, error) {
 			if len(cs) == 0 {
@@ -432,7 +438,7 @@ var flaws = []flaw{
 			}
 			return l.TakeAll(ctx, cs)
 		}}
-	}, []string{"contended all", "crossed all"}},
+	}, []string{"crossed all"}},
 	{"sorts the charges in place", func() limiter.Limiter {
 		return sorting{memory()}
 	}, []string{"many charges"}},

@@ -53,7 +53,6 @@ func (c coarse) answer(r limiter.Result) limiter.Result {
 func (c coarse) Take(ctx context.Context, ch limiter.Charge) (limiter.Result, error) {
 	c.wait()
 	r, err := c.Limiter.Take(ctx, c.charge(ch))
-	c.wait()
 	return c.answer(r), err
 }
 
@@ -64,7 +63,6 @@ func (c coarse) TakeAll(ctx context.Context, cs []limiter.Charge) ([]limiter.Res
 	}
 	c.wait()
 	rs, err := c.Limiter.TakeAll(ctx, charged)
-	c.wait()
 	for i := range rs {
 		rs[i] = c.answer(rs[i])
 	}

@@ -62,7 +62,7 @@ func manyKeys(x *trial) {
 	x.untimed()
 	n := 20_000
 	if x.tolerance > 0 {
-		n = 500
+		n = 300
 	}
 	p := x.still("p", 2)
 	for round := range 3 {

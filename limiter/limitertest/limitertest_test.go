@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,12 +18,16 @@ import (
 
 var broken = flag.String("broken", "", "the flaw of the Limiter that TestMemory runs the suite on; empty: none")
 
-func TestMemory(t *testing.T) {
-	open := memory
-	if *broken != "" {
-		open = flaws[slices.IndexFunc(flaws, func(f flaw) bool { return f.name == *broken })].open
+// or returns open, or what makes the broken Limiter.
+func or(open func() limiter.Limiter) func(*testing.T) limiter.Limiter {
+	if i := slices.IndexFunc(flaws, func(f flaw) bool { return f.name == *broken }); i >= 0 {
+		open = flaws[i].open
 	}
-	limitertest.Run(t, func(*testing.T) limiter.Limiter { return open() }, nil)
+	return func(*testing.T) limiter.Limiter { return open() }
+}
+
+func TestMemory(t *testing.T) {
+	limitertest.Run(t, or(memory), nil)
 }
 
 // A Limiter that counts in microseconds may round, by as much as it says.
@@ -32,30 +37,37 @@ func TestRounding(t *testing.T) {
 
 // The same checks in real time, as a backend on a server has them.
 func TestRealTime(t *testing.T) {
-	open := func() limiter.Limiter { return coarse{memory(), time.Millisecond} }
-	if *broken != "" {
-		open = flaws[slices.IndexFunc(flaws, func(f flaw) bool { return f.name == *broken })].open
+	algorithms := []limiter.Algorithm{
+		limiter.TokenBucket, limiter.LeakyBucket, limiter.FixedWindow, limiter.SlidingWindow, limiter.SlidingLog,
 	}
-	opts := &limitertest.Options{RealTime: true, Tolerance: 5 * time.Millisecond, Rounding: time.Microsecond}
 	if testing.Short() {
-		opts.Algorithms = []limiter.Algorithm{limiter.TokenBucket} // each takes a quarter of a minute
+		algorithms = algorithms[:1]
 	}
-	limitertest.Run(t, func(*testing.T) limiter.Limiter { return open() }, opts)
+	open := or(func() limiter.Limiter { return coarse{memory(), 500 * time.Microsecond} })
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for _, a := range algorithms {
+		wg.Go(func() {
+			limitertest.Run(t, open, &limitertest.Options{
+				Algorithms: []limiter.Algorithm{a}, RealTime: true, Rounding: time.Microsecond,
+			})
+		})
+	}
 }
 
 // outcome is a line about one check in the output of a test.
-var outcome = regexp.MustCompile(`(?m)^ +--- (PASS|FAIL): TestMemory/(\w+/\S+)`)
+var outcome = regexp.MustCompile(`(?m)^ +--- (PASS|FAIL): Test(?:Memory|RealTime)/(\w+/\S+)`)
 
-// child runs TestMemory in a process of its own, because it is to fail, and may
-// hang or crash. It runs the checks that are named, or all, and returns which
-// ran and whether they failed.
-func child(t *testing.T, flaw string, only ...string) (failed map[string]bool, output string) {
+// child runs a test in a process of its own, because it is to fail, and may hang
+// or crash. It runs the checks that are named, or all, and returns which ran and
+// whether they failed.
+func child(t *testing.T, test, flaw string, only ...string) (failed map[string]bool, output string) {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	run := "^TestMemory$"
+	run := "^" + test + "$"
 	if len(only) > 0 {
 		var algorithms, checks []string
 		for _, name := range only {
@@ -90,17 +102,42 @@ func (f *flaw) full() []string {
 	return names
 }
 
+// found runs the suite on f and wants it to say so.
+func found(t *testing.T, test string, f flaw) {
+	t.Helper()
+	failed, out := child(t, test, f.name, f.full()...)
+	for _, c := range f.full() {
+		if fails, ran := failed[spaced.Replace(c)]; !fails {
+			t.Errorf("%s/%s: fails: %v (ran: %v); output:\n%s", test, c, fails, ran, out[max(0, len(out)-2000):])
+		}
+	}
+}
+
 // Each flaw is found by each check that is there to find it.
 func TestFlaws(t *testing.T) {
 	for _, f := range flaws {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
-			failed, out := child(t, f.name, f.full()...)
-			for _, c := range f.full() {
-				if fails, ran := failed[spaced.Replace(c)]; !fails {
-					t.Errorf("%q fails: %v (ran: %v); output:\n%s", c, fails, ran, out[max(0, len(out)-2000):])
-				}
-			}
+			found(t, "TestMemory", f)
+		})
+	}
+}
+
+// Flaws that are larger than the tolerance are found in real time too.
+func TestFlawsInRealTime(t *testing.T) {
+	for _, f := range []flaw{
+		{name: "admits one more", fails: []string{"capacity", "gcra", "bound"}},
+		{name: "forgets early", fails: []string{"gcra", "bound", "refund schedules"}},
+		{name: "puts off who asks too often", fails: []string{"hammering", "retry"}},
+		{name: "gives one turn to two", fails: []string{"turns", "smooth"}},
+		{name: "RetryAfter in whole seconds", fails: []string{"retry"}},
+		{name: "refunds everything", fails: []string{"refund", "stale refund"}},
+		{name: "never lets wait", fails: []string{"wait, late"}},
+		{name: "keeps what it took before a refusal", fails: []string{"contended all"}},
+	} {
+		t.Run(f.name, func(t *testing.T) {
+			t.Parallel()
+			found(t, "TestRealTime", f)
 		})
 	}
 }
@@ -108,7 +145,7 @@ func TestFlaws(t *testing.T) {
 // Each check finds some flaw, of one algorithm at least, and none where there
 // is none.
 func TestChecks(t *testing.T) {
-	failed, out := child(t, "")
+	failed, out := child(t, "TestMemory", "")
 	if len(failed) == 0 {
 		t.Fatalf("no check ran:\n%s", out)
 	}

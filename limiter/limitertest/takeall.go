@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"time"
 
 	"github.com/goweir/weir/limiter"
 )
@@ -12,6 +13,7 @@ var takeAllChecks = []check{
 	{name: "all or nothing", run: allOrNothing},
 	{name: "many charges", run: manyCharges},
 	{name: "all after retry", run: allAfterRetry},
+	{name: "all agrees", run: allAgrees, exact: true},
 }
 
 func allOrNothing(x *trial) {
@@ -141,6 +143,59 @@ func manyCharges(x *trial) {
 		x.errorf("TakeAll of %d times 1 of %d was refused", n, n)
 	}
 	x.remaining(same[0], 0)
+}
+
+// allAgrees decides about several quotas, of all algorithms, and looks at each
+// before and after: all fit, and are charged, or none is.
+func allAgrees(x *trial) {
+	for seed := range x.schedules(60, 0) {
+		rnd := rand.New(rand.NewPCG(seed, 15))
+		quotas := make([]limiter.Charge, 5)
+		for i := range quotas {
+			limit := 1 + rnd.IntN(9)
+			p := limiter.Policy{
+				Name:      fmt.Sprint(i),
+				Algorithm: x.opts.Algorithms[rnd.IntN(len(x.opts.Algorithms))],
+				Limit:     limit,
+				Window:    time.Duration(limit*(1+rnd.IntN(300))) * time.Millisecond,
+			}
+			quotas[i] = limiter.Charge{Policy: p, Key: fmt.Sprint(seed)}
+		}
+		look := func() (free [5]int) {
+			for i, c := range quotas {
+				r, err := x.l.Take(x.ctx(), c)
+				if err != nil {
+					x.fatalf("Take(%s): %v", brief(c), err)
+				}
+				free[i] = r.Remaining
+			}
+			return free
+		}
+		for step := range 60 {
+			time.Sleep(time.Duration(rnd.IntN(200)) * time.Millisecond)
+			before := look()
+			want, fits := before, true
+			var cs []limiter.Charge
+			for range rnd.IntN(6) {
+				i := rnd.IntN(len(quotas))
+				c := quotas[i]
+				c.Cost = rnd.IntN(4)
+				cs = append(cs, c)
+				want[i] -= c.Cost
+				fits = fits && want[i] >= 0
+			}
+			if !fits {
+				want = before
+			}
+			rs, err := x.l.TakeAll(x.ctx(), cs)
+			if err != nil {
+				x.fatalf("TakeAll: %v", err)
+			}
+			if after := look(); passed(rs) != fits || after != want {
+				x.fatalf("seed %d, step %d: TakeAll(%+v) = %+v; %v remained before and %v after, want %v", seed, step, cs, rs, before, after, want)
+			}
+		}
+	}
 }
 
 // allAfterRetry sleeps for the longest RetryAfter of a refused TakeAll.

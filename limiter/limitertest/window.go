@@ -64,6 +64,7 @@ var slidingLog = &algorithm{
 
 var windowChecks = []check{
 	{name: "more", run: more},
+	{name: "no turns", run: noTurns},
 }
 
 func limitOf(p limiter.Policy) int { return p.Limit }
@@ -234,4 +235,19 @@ func more(x *trial) {
 			}
 		}
 	})
+}
+
+// noTurns asks with patience, which is of no use where units come back at once.
+func noTurns(x *trial) {
+	x.untimed()
+	c := of(x.still("p", 3), 1)
+	c.MaxDelay = 2 * slow
+	for range 3 {
+		x.allowed(c)
+	}
+	patient := x.denied(c)
+	c.MaxDelay = 0
+	if r := x.denied(c); !alike(r.RetryAfter, patient.RetryAfter) {
+		x.errorf("RetryAfter with patience %v, without %v", patient.RetryAfter, r.RetryAfter)
+	}
 }
