@@ -52,10 +52,10 @@ func keys(n int) []string {
 	return ks
 }
 
-// zipf returns a million draws of ks, the first of them the most frequent.
+// zipf returns draws of ks, a million when measuring, the first of them the most frequent.
 func zipf(ks []string) []string {
 	z := rand.NewZipf(rand.New(rand.NewPCG(1, 8)), 1.1, 1, uint64(len(ks)-1))
-	draws := make([]string, 1<<20)
+	draws := make([]string, size(1<<20))
 	for i := range draws {
 		draws[i] = ks[z.Uint64()]
 	}
