@@ -42,8 +42,9 @@ const (
 	// wrong by at most that part of the previous units, in either direction:
 	// in any time t up to Window pass at most Limit + Limit*t/Window, so never
 	// much more than the Limit at once; and a client is never refused at an
-	// even pace of one unit less than Limit in each Window. Use it for large
-	// limits over long windows where a burst of the whole Limit is fine.
+	// even pace of one unit less than Limit in each Window (with a Limit of 1,
+	// of one in two Windows). Use it for large limits over long windows where a
+	// burst of the whole Limit is fine.
 	//
 	// A Memory counts up to 137,438,953,471 units (2^37-1) this way. A Limit
 	// above that is cut down to it, and so is a Cost.
