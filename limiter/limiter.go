@@ -23,8 +23,8 @@
 //		FixedWindow    up to 2 * Limit   up to 2 * Limit        32 bytes
 //		SlidingWindow  Limit             up to 2 * Limit,       32 bytes
 //		                                 Limit if even
-//		SlidingLog     Limit             Limit, to the letter   about 130 bytes and
-//		                                                        up to 24 an event
+//		SlidingLog     Limit             Limit, to the letter   200 bytes, and up to
+//		                                                        24 for each event
 //
 //	  - Callers are to be slowed down and not refused: LeakyBucket, with a Burst
 //	    as large as you are ready to hold.

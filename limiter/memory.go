@@ -25,8 +25,8 @@ type MemoryOptions struct {
 
 	// LogBytes is the part of MaxBytes that is set aside for the events of
 	// SlidingLog: 16 bytes for each instant at which a key was charged within
-	// the last Window, up to half as much again for growing, and about 100
-	// bytes a key beside its 32. A quota can hold Limit events, so allow for
+	// the last Window, up to half as much again for growing, and about 90
+	// bytes a key beside its slot in a table. A quota can hold Limit events, so allow for
 	// 24 bytes times Limit for every key that may be used up. When there is no
 	// room, what RefuseNew says of keys goes for their logs; but a charge is
 	// also refused without it if no other log is found to forget. 0 means a

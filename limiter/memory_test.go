@@ -392,3 +392,31 @@ func TestNewMemoryPanics(t *testing.T) {
 	}
 	limiter.NewMemory(&limiter.MemoryOptions{MaxBytes: 1 << 20, LogBytes: 1 << 19})
 }
+
+// A SlidingLog of few events, and one of many.
+func TestBytesPerLog(t *testing.T) {
+	for _, tt := range []struct {
+		keys, events int
+		most         float64 // bytes a key
+	}{{50_000, 1, 220}, {50, 20_000, 20_000 * 25}} {
+		inTime(t, func(t *testing.T) {
+			p := windows(time.Hour, tt.events, limiter.SlidingLog)
+			before := heap()
+			m := limiter.NewMemory(&limiter.MemoryOptions{LogBytes: limiter.DefaultMaxBytes / 2})
+			for range tt.events {
+				time.Sleep(1)
+				for k := range tt.keys {
+					take(t, m, limiter.Charge{Policy: p, Key: number(k), Cost: 1})
+				}
+			}
+			used := heap() - before
+			st := m.Stats()
+			perKey := float64(used) / float64(tt.keys)
+			t.Logf("%d keys of %d events: %.1f bytes a key on the heap, %.1f by Stats", tt.keys, tt.events, perKey, float64(st.Bytes)/float64(tt.keys))
+			if st.Keys != tt.keys || st.Evicted > 0 || st.Refused > 0 || perKey > tt.most {
+				t.Errorf("%d events: stats %+v, %.1f bytes a key, want at most %.1f", tt.events, st, perKey, tt.most)
+			}
+			runtime.KeepAlive(m)
+		})
+	}
+}
