@@ -31,7 +31,7 @@ func KeyGlobal(*http.Request) (string, error) { return "*", nil }
 // KeyByRoute charges by the pattern that a router matched, as in "GET
 // /users/{id}": [http.Request.Pattern]. It is an error if there is none, which
 // happens where the limiter stands in front of the router; match first there
-// (see adapters, or _, r.Pattern = mux.Handler(r)).
+// (_, r.Pattern = mux.Handler(r)).
 func KeyByRoute(r *http.Request) (string, error) {
 	if r.Pattern == "" {
 		return "", errNoPattern

@@ -39,8 +39,7 @@ type Options struct {
 	// the request may pass, uncounted. nil: it may not. The client learns
 	// nothing of err.
 	//
-	// Most callers should leave it nil and put package failover around a
-	// Limiter that can fail.
+	// Most callers should leave it nil. A Memory never fails.
 	OnError func(r *http.Request, err error) (admit bool)
 }
 
