@@ -160,3 +160,42 @@ func ExampleParseRate() {
 	// 100 5m0s <nil>
 	// 0 0s limiter: rate "10 per second": no "/"; want a form such as "10/s", "100/5m" or "10/500ms"
 }
+
+// Five attempts in any hour, and not nine around the edge of one.
+func ExamplePolicy_slidingLog() {
+	attempts := limiter.Policy{Name: "login", Algorithm: limiter.SlidingLog, Limit: 5, Window: time.Hour}
+	m := limiter.NewMemory(nil)
+	for range 6 {
+		r, err := m.Take(context.Background(), limiter.Charge{Policy: attempts, Key: "ann", Cost: 1})
+		if err != nil {
+			panic(err)
+		}
+		fmt.Println(r.Allowed, r.Remaining)
+	}
+	// Output:
+	// true 4
+	// true 3
+	// true 2
+	// true 1
+	// true 0
+	// false 0
+}
+
+// A backend that bears twenty a second, evenly: what comes at once is told how
+// long to wait and not refused, up to two seconds' worth. [limiter.Middleware]
+// holds requests that long by itself.
+func ExamplePolicy_leakyBucket() {
+	paced := limiter.Policy{Name: "jobs", Algorithm: limiter.LeakyBucket, Limit: 20, Window: time.Second, Burst: 40}
+	job := limiter.Charge{Policy: paced, Key: "backend", Cost: 1}
+	rs, err := limiter.NewMemory(nil).TakeAll(context.Background(), []limiter.Charge{job, job, job})
+	if err != nil {
+		panic(err)
+	}
+	for _, r := range rs {
+		fmt.Println(r.Allowed, r.Delay)
+	}
+	// Output:
+	// true 0s
+	// true 50ms
+	// true 100ms
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"testing"
 	"time"
 
@@ -235,4 +236,33 @@ func key(t *testing.T, f limiter.KeyFunc) string {
 		t.Fatal(err)
 	}
 	return k
+}
+
+// Many goroutines at once: exactly Burst are admitted, and each has a turn of
+// its own.
+func TestLeakyBucketUnderContention(t *testing.T) {
+	inTime(t, func(t *testing.T) {
+		m, p := limiter.NewMemory(nil), leaky(s, 10, 100)
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		turns := map[time.Duration]bool{}
+		for range 64 {
+			wg.Go(func() {
+				for range 10 {
+					if r := take(t, m, of(p, 1)); r.Allowed {
+						mu.Lock()
+						if turns[r.Delay] || r.Delay%(100*ms) != 0 || r.Delay >= 10*s {
+							t.Errorf("a turn after %v", r.Delay)
+						}
+						turns[r.Delay] = true
+						mu.Unlock()
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if len(turns) != 100 {
+			t.Errorf("%d were admitted, want 100", len(turns))
+		}
+	})
 }

@@ -23,8 +23,8 @@
 //		FixedWindow    up to 2 * Limit   up to 2 * Limit        32 bytes
 //		SlidingWindow  Limit             up to 2 * Limit,       32 bytes
 //		                                 Limit if even
-//		SlidingLog     Limit             Limit, to the letter   about 130 bytes and
-//		                                                        up to 24 an event
+//		SlidingLog     Limit             Limit, to the letter   200 bytes, and up to
+//		                                                        24 for each event
 //
 //	  - Callers are to be slowed down and not refused: LeakyBucket, with a Burst
 //	    as large as you are ready to hold.
@@ -72,7 +72,8 @@ type Charge struct {
 	// MaxDelay is how long the caller is ready to wait for its turn. A charge
 	// that fits within it is admitted, in the order of arrival, with
 	// Result.Delay set. 0: not at all, but with LeakyBucket as long as its
-	// Burst lets it; negative is a fault.
+	// Burst lets it; negative is a fault. The window algorithms have no turns
+	// and ignore it.
 	MaxDelay time.Duration
 }
 
@@ -158,8 +159,9 @@ type Limiter interface {
 
 	// Refund gives back at most what r took for c, and clears r.Receipt: a
 	// second call with the same r does nothing. What time has already given
-	// back is not given twice. r is the Result that Take wrote; it belongs to
-	// one goroutine.
+	// back is not given twice, so a window that has ended gets nothing. Where
+	// callers wait for turns, only the last in line can give its turn back. r
+	// is the Result that Take wrote; it belongs to one goroutine.
 	Refund(ctx context.Context, c Charge, r *Result) error
 
 	// Reset makes the quota of c.Policy and c.Key whole. Earlier charges

@@ -16,20 +16,22 @@ const DefaultMaxBytes = 64 << 20
 
 // MemoryOptions are the options of [NewMemory].
 type MemoryOptions struct {
-	// MaxBytes bounds the tables and the logs. A key that is not whole takes 32 bytes, with
-	// the free slots between them 36 to 40 (up to 50 in small tables); a whole
-	// one takes none for long. Up to 32 KiB of locks come on top, and while a table grows its old
-	// copy is garbage. 0 means DefaultMaxBytes; less than 1 KiB counts as 1
-	// KiB; negative panics.
+	// MaxBytes bounds the tables and the logs. A key that is not whole takes 32
+	// bytes in a table, with the free slots between them 36 to 40 (up to 50 in
+	// small tables); a whole one takes none for long. Up to 32 KiB of locks
+	// come on top, and while a table or a log grows its old copy is garbage. 0
+	// means DefaultMaxBytes; less than 1 KiB counts as 1 KiB; negative panics.
 	MaxBytes int64
 
 	// LogBytes is the part of MaxBytes that is set aside for the events of
 	// SlidingLog: 16 bytes for each instant at which a key was charged within
-	// the last Window, up to half as much again for growing, and about 100
-	// bytes a key beside its 32. A quota can hold Limit events, so allow for
-	// 24 bytes times Limit for every key that may be used up. 0 means a
-	// sixteenth of MaxBytes, 4 MiB by default; negative or more than MaxBytes
-	// panics. When it is used up, what RefuseNew says for keys goes for events.
+	// the last Window, up to half as much again for growing, and about 90
+	// bytes a key beside its slot in a table. A quota can hold Limit events, so allow for
+	// 24 bytes times Limit for every key that may be used up. When there is no
+	// room, what RefuseNew says of keys goes for their logs; but a charge is
+	// also refused without it if no other log is found to forget. 0 means a
+	// sixteenth of MaxBytes, 4 MiB by default; negative or more than half of
+	// MaxBytes panics.
 	LogBytes int64
 
 	// Observer is told of evictions and of refusals for want of room, after
@@ -53,15 +55,16 @@ type MemoryStats struct {
 	Keys    int    // states held, including those that became whole lately
 	Bytes   int64  // size of the tables and the logs
 	Evicted uint64 // states forgotten before they were whole
-	Refused uint64 // new keys refused under RefuseNew
+	Refused uint64 // charges refused because there was no room for their state
 }
 
 // Memory is a [Limiter] within this process: sharded, bounded in bytes, exact.
 // It has no goroutine and needs no Close.
 //
 // A decision reads the clock once, locks one of 256 shards, and allocates
-// nothing. State is kept under a seeded hash of 112 bits of Name, Algorithm and
-// Key; the strings themselves are not kept, so their length costs no memory.
+// nothing but the logs of SlidingLog. State is kept under a seeded hash of 112
+// bits of Name, Algorithm, Key and, where units are counted by windows, Window;
+// the strings themselves are not kept, so their length costs no memory.
 // What is whole again is dropped when room is needed.
 //
 // Time is read from the monotonic clock: a wall clock that is set back or forth
@@ -69,7 +72,8 @@ type MemoryStats struct {
 // NewMemory and what has passed since. A quota that would take longer than 146
 // years to become whole is cut down to that, and a window to 73.
 //
-// Its methods never block for long and ignore their context.
+// Its methods never block for long, and do not look at their context but hand it
+// to the Observer.
 type Memory struct {
 	start    time.Time
 	epoch    int64 // the Unix time of start: the wall clock is read this once
@@ -99,10 +103,11 @@ func NewMemory(opts *MemoryOptions) *Memory {
 	if o.MaxBytes == 0 {
 		o.MaxBytes = DefaultMaxBytes
 	}
-	if o.LogBytes < 0 || o.LogBytes > o.MaxBytes {
-		panic(fmt.Sprintf("limiter: NewMemory: LogBytes is %d; allowed: 0 (a sixteenth of MaxBytes) to MaxBytes, %d", o.LogBytes, o.MaxBytes))
-	}
 	o.MaxBytes = max(o.MaxBytes, 1<<10)
+	if o.LogBytes < 0 || o.LogBytes > o.MaxBytes/2 {
+		panic(fmt.Sprintf("limiter: NewMemory: LogBytes is %d; allowed: 0 (a sixteenth of MaxBytes) to half of MaxBytes, %d",
+			o.LogBytes, o.MaxBytes/2))
+	}
 	if o.LogBytes == 0 {
 		o.LogBytes = o.MaxBytes / 16
 	}
@@ -193,67 +198,6 @@ func (m *Memory) Take(ctx context.Context, c Charge) (Result, error) {
 	return v.result(&c), nil
 }
 
-// takeWindow is Take for windows.
-func (m *Memory) takeWindow(ctx context.Context, c *Charge) Result {
-	var v view
-	id := m.identityOf(c)
-	s := m.shardOf(id)
-	now := m.now()
-
-	s.mu.Lock()
-	v.now = s.tickLocked(now)
-	before := s.roomCounts()
-	at := m.loadLocked(s, id, &v.w, &c.Policy, v.now)
-	v.judge(c, 0)
-	if v.allowed && c.Cost > 0 {
-		m.chargeLocked(s, id, at, &v)
-	}
-	r := v.result(c)
-	after := s.roomCounts()
-	s.mu.Unlock()
-	if m.observer != nil && after != before {
-		m.observeRoom(ctx, &c.Policy, before, after)
-	}
-	return r
-}
-
-// loadLocked reads the window of id, and returns its slot or nil.
-func (m *Memory) loadLocked(s *shard, id identity, w *window, p *Policy, now int64) *slot {
-	w.look(p, m.epoch, now)
-	i, found := s.findLocked(id)
-	if !found {
-		return nil
-	}
-	w.load(&s.slots[i], s.logLocked(&s.slots[i]))
-	return &s.slots[i]
-}
-
-// chargeLocked charges what v has admitted to the slot of id; at is nil if there
-// is none yet. It reports false if there is no room for it, and v says so.
-func (m *Memory) chargeLocked(s *shard, id identity, at *slot, v *view) bool {
-	fresh := at == nil
-	if fresh {
-		var again int64
-		if at, again = s.insertLocked(id, v.now, m.refuse); at == nil {
-			v.full(again)
-			return false
-		}
-	}
-	if v.w.kind == SlidingLog {
-		if again, ok := m.logRoomLocked(s, id, v); !ok {
-			if fresh {
-				s.dropLocked(id)
-			}
-			v.full(again)
-			return false
-		}
-		i, _ := s.findLocked(id)
-		at = &s.slots[i]
-	}
-	v.charge(at)
-	return true
-}
-
 // Refund implements [Limiter].
 func (m *Memory) Refund(_ context.Context, c Charge, r *Result) error {
 	if r == nil || r.Receipt == (Receipt{}) {
@@ -277,15 +221,6 @@ func (m *Memory) Refund(_ context.Context, c Charge, r *Result) error {
 		at.store(b)
 	}
 	return nil
-}
-
-// refundLocked gives back what r took from a window.
-func (m *Memory) refundLocked(s *shard, i int, p *Policy, now int64, r Receipt) {
-	var w window
-	w.look(p, m.epoch, now)
-	w.load(&s.slots[i], s.logLocked(&s.slots[i]))
-	w.refund(r)
-	w.save(&s.slots[i])
 }
 
 // Reset implements [Limiter]. The Cost of c does not matter.

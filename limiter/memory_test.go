@@ -350,6 +350,7 @@ func TestTakeDoesNotAllocate(t *testing.T) {
 	few := limiter.PerHour("few", 1)
 	waits := of(p, 1)
 	waits.MaxDelay = time.Hour
+	shaped := leaky(time.Hour, 1<<40, 0)
 	all := []limiter.Charge{of(p, 1), of(few, 0), of(limiter.PerHour("q", 1<<40), 1)}
 	var r limiter.Result
 	tests := []struct {
@@ -362,6 +363,7 @@ func TestTakeDoesNotAllocate(t *testing.T) {
 		{"denied", 0, func() { take(t, m, of(few, 1)) }},
 		{"never", 0, func() { denied(t, m, of(few, 2)) }},
 		{"with MaxDelay", 0, func() { allowed(t, m, waits) }},
+		{"leaky", 0, func() { allowed(t, m, of(shaped, 1)) }},
 		{"refund", 0, func() {
 			r = allowed(t, m, of(p, 1))
 			refund(t, m, of(p, 1), &r)
@@ -376,10 +378,45 @@ func TestTakeDoesNotAllocate(t *testing.T) {
 }
 
 func TestNewMemoryPanics(t *testing.T) {
-	defer func() {
-		if recover() == nil {
-			t.Error("a negative MaxBytes is accepted")
-		}
-	}()
-	limiter.NewMemory(&limiter.MemoryOptions{MaxBytes: math.MinInt64})
+	for _, o := range []limiter.MemoryOptions{
+		{MaxBytes: math.MinInt64}, {LogBytes: -1}, {LogBytes: limiter.DefaultMaxBytes/2 + 1}, {MaxBytes: 1 << 20, LogBytes: 1<<19 + 1},
+	} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%+v is accepted", o)
+				}
+			}()
+			limiter.NewMemory(&o)
+		}()
+	}
+	limiter.NewMemory(&limiter.MemoryOptions{MaxBytes: 1 << 20, LogBytes: 1 << 19})
+}
+
+// A SlidingLog of few events, and one of many.
+func TestBytesPerLog(t *testing.T) {
+	for _, tt := range []struct {
+		keys, events int
+		most         float64 // bytes a key
+	}{{50_000, 1, 220}, {50, 20_000, 20_000 * 25}} {
+		inTime(t, func(t *testing.T) {
+			p := windows(time.Hour, tt.events, limiter.SlidingLog)
+			before := heap()
+			m := limiter.NewMemory(&limiter.MemoryOptions{LogBytes: limiter.DefaultMaxBytes / 2})
+			for range tt.events {
+				time.Sleep(1)
+				for k := range tt.keys {
+					take(t, m, limiter.Charge{Policy: p, Key: number(k), Cost: 1})
+				}
+			}
+			used := heap() - before
+			st := m.Stats()
+			perKey := float64(used) / float64(tt.keys)
+			t.Logf("%d keys of %d events: %.1f bytes a key on the heap, %.1f by Stats", tt.keys, tt.events, perKey, float64(st.Bytes)/float64(tt.keys))
+			if st.Keys != tt.keys || st.Evicted > 0 || st.Refused > 0 || perKey > tt.most {
+				t.Errorf("%d events: stats %+v, %.1f bytes a key, want at most %.1f", tt.events, st, perKey, tt.most)
+			}
+			runtime.KeepAlive(m)
+		})
+	}
 }

@@ -15,7 +15,10 @@ const (
 	// TokenBucket lets Burst units pass at once and gives Limit units back over
 	// each Window, evenly: in any time t at most Burst + Limit*t/Window pass.
 	// It is counted by GCRA (the generic cell rate algorithm of ITU-T I.371):
-	// the state is one point in time. Most callers should use it.
+	// the state is one point in time. It is exact but for rounding to the
+	// caller's disadvantage, by less than 0.1 % where a unit takes a
+	// microsecond or longer. A key takes a slot of 32 bytes in a Memory. Most
+	// callers should use it.
 	TokenBucket Algorithm = iota
 
 	// LeakyBucket shapes: it spreads what comes at once so that units pass at
@@ -24,7 +27,8 @@ const (
 	// underway, the one that passes now included; the first after a pause
 	// passes at once. Use it in front of what can bear a rate but no burst, and
 	// where callers would rather wait than be refused: the units are held open
-	// meanwhile, so keep Burst small.
+	// meanwhile, so keep Burst small. It is as exact as TokenBucket and takes
+	// as much memory.
 	LeakyBucket
 
 	// FixedWindow counts units in windows that follow one another, aligned to
@@ -33,7 +37,7 @@ const (
 	// the next window begins. In no such window pass more than Limit, but
 	// around the edge between two of them up to twice the Limit can pass at
 	// once. Use it where people count that way, as in "1000 a day, from
-	// midnight", and not to protect anything from bursts.
+	// midnight", and not to protect anything from bursts. A key takes 32 bytes.
 	FixedWindow
 
 	// SlidingWindow counts like FixedWindow and adds the units of the previous
@@ -42,8 +46,9 @@ const (
 	// wrong by at most that part of the previous units, in either direction:
 	// in any time t up to Window pass at most Limit + Limit*t/Window, so never
 	// much more than the Limit at once; and a client is never refused at an
-	// even pace of one unit less than Limit in each Window. Use it for large
-	// limits over long windows where a burst of the whole Limit is fine.
+	// even pace of one unit less than Limit in each Window (with a Limit of 1,
+	// of one in two Windows). Use it for large limits over long windows where a
+	// burst of the whole Limit is fine. A key takes 32 bytes.
 	//
 	// A Memory counts up to 137,438,953,471 units (2^37-1) this way. A Limit
 	// above that is cut down to it, and so is a Cost.

@@ -249,6 +249,12 @@ func TestTrapLimiter14_SharedSlot(t *testing.T) {
 
 // Days times large numbers neither wrap nor admit.
 func TestTrapLimiter15_Overflow(t *testing.T) {
+	for _, a := range []limiter.Algorithm{limiter.TokenBucket, limiter.LeakyBucket} { // windows: TestExtremeWindows
+		overflow(t, a)
+	}
+}
+
+func overflow(t *testing.T, a limiter.Algorithm) {
 	inTime(t, func(t *testing.T) {
 		const huge = 1<<63 - 1
 		for _, p := range []limiter.Policy{
@@ -256,6 +262,7 @@ func TestTrapLimiter15_Overflow(t *testing.T) {
 			named("e", huge, huge, huge), named("f", 3, huge-1, huge), named("g", huge-1, huge, 1), named("h", huge, time.Microsecond, 1),
 		} {
 			m := limiter.NewMemory(nil)
+			p.Algorithm = a
 			burst := burstOf(p)
 			for _, cost := range []int{106_752, 1 << 40, 1 << 62, huge} {
 				r := take(t, m, of(p, cost))

@@ -1,6 +1,9 @@
 package limiter
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // A view is to windows what a verdict is to buckets; its price is in units. They
 // are apart, although a TakeAll may need either, because the smaller struct and
@@ -63,4 +66,74 @@ func (v *view) result(c *Charge) Result {
 		r.RetryAfter = r.MoreAfter
 	}
 	return r
+}
+
+// takeWindow is Take for windows.
+func (m *Memory) takeWindow(ctx context.Context, c *Charge) Result {
+	var v view
+	id := m.identityOf(c)
+	s := m.shardOf(id)
+	now := m.now()
+
+	s.mu.Lock()
+	v.now = s.tickLocked(now)
+	before := s.roomCounts()
+	at := m.loadLocked(s, id, &v.w, &c.Policy, v.now)
+	v.judge(c, 0)
+	if v.allowed && c.Cost > 0 {
+		m.chargeLocked(s, id, at, &v)
+	}
+	r := v.result(c)
+	after := s.roomCounts()
+	s.mu.Unlock()
+	if m.observer != nil && after != before {
+		m.observeRoom(ctx, &c.Policy, before, after)
+	}
+	return r
+}
+
+// loadLocked reads the window of id, and returns its slot or nil.
+func (m *Memory) loadLocked(s *shard, id identity, w *window, p *Policy, now int64) *slot {
+	w.look(p, m.epoch, now)
+	i, found := s.findLocked(id)
+	if !found {
+		return nil
+	}
+	w.load(&s.slots[i], s.logLocked(&s.slots[i]))
+	return &s.slots[i]
+}
+
+// chargeLocked charges what v has admitted to the slot of id; at is nil if there
+// is none yet. It reports false if there is no room for it, and v says so.
+func (m *Memory) chargeLocked(s *shard, id identity, at *slot, v *view) bool {
+	fresh := at == nil
+	if fresh {
+		var again int64
+		if at, again = s.insertLocked(id, v.now, m.refuse); at == nil {
+			v.full(again)
+			return false
+		}
+	}
+	if v.w.kind == SlidingLog {
+		if again, ok := m.logRoomLocked(s, id, v); !ok {
+			if fresh {
+				s.dropLocked(id)
+			}
+			v.full(again)
+			return false
+		}
+		i, _ := s.findLocked(id)
+		at = &s.slots[i]
+	}
+	v.charge(at)
+	return true
+}
+
+// refundLocked gives back what r took from a window.
+func (m *Memory) refundLocked(s *shard, i int, p *Policy, now int64, r Receipt) {
+	var w window
+	w.look(p, m.epoch, now)
+	w.load(&s.slots[i], s.logLocked(&s.slots[i]))
+	w.refund(r)
+	w.save(&s.slots[i])
 }
