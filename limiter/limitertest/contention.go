@@ -160,8 +160,16 @@ func contendedAll(x *trial) {
 	if got := n.Load(); got > 37 || got < 37 && !x.opts.TakeAllInSteps {
 		x.errorf("%d passed, want the 37 that the tight quota allows", got)
 	}
-	x.remaining(of(tight, 0), 37-int(n.Load()))
-	x.remaining(of(wide, 0), 500-2*int(n.Load()))
+	x.addsUp(tight, int(n.Load()), 37)
+	x.addsUp(wide, 2*int(n.Load()), 500)
+}
+
+// addsUp looks whether what was taken and what remains are all units.
+func (x *trial) addsUp(p limiter.Policy, taken, units int) {
+	r := x.take(of(p, 0))
+	if all := taken + r.Remaining; all > units || all < units && !x.opts.TakeAllInSteps {
+		x.errorf("%q: %d taken and %d remaining, want %d in all", p.Name, taken, r.Remaining, units)
+	}
 }
 
 // crossedAll charges random quotas in random order: no deadlock, no unit lost,
@@ -187,9 +195,6 @@ func crossedAll(x *trial) {
 		}
 	})
 	for i, p := range policies {
-		n := int(taken[i].Load())
-		if r := x.take(of(p, 0)); n+r.Remaining != units {
-			x.errorf("quota %d: %d taken and %d remaining, want %d in all", i, n, r.Remaining, units)
-		}
+		x.addsUp(p, int(taken[i].Load()), units)
 	}
 }

@@ -35,6 +35,11 @@ func TestRounding(t *testing.T) {
 	limitertest.Run(t, func(*testing.T) limiter.Limiter { return coarse{memory(), 0} }, &limitertest.Options{Rounding: time.Microsecond})
 }
 
+// A TakeAll may take several steps, if that is said.
+func TestInSteps(t *testing.T) {
+	limitertest.Run(t, func(*testing.T) limiter.Limiter { return stepwise{memory()} }, &limitertest.Options{TakeAllInSteps: true})
+}
+
 // The same checks in real time, as a backend on a server has them.
 func TestRealTime(t *testing.T) {
 	algorithms := []limiter.Algorithm{

@@ -27,6 +27,13 @@
 // a second, and comparisons allow for Options.Tolerance. What cannot be told
 // from jitter is left out: the comparison with the reference, refusals a moment
 // before RetryAfter has passed, and what takes years.
+//
+// # What a Limiter may do
+//
+// In a TakeAll that is refused because of an earlier refusal that still holds
+// (limiter.SourceDenyCache), the other Results need not say anything. Where
+// callers stood behind each other, a Refund may give back less than was taken,
+// but never more. MoreAfter may be 0, which means that it is not known.
 package limitertest
 
 import (
@@ -61,14 +68,17 @@ type Options struct {
 	Tolerance time.Duration
 
 	// Rounding is how much more than Cost*Window/Limit, in time, a charge may
-	// cost; a thousandth of its cost is allowed in any case. It must not be
-	// less than that: no Limiter may round in favour of the caller. 0 means
-	// one nanosecond.
+	// cost, and how much later than necessary an answer may say that something
+	// is. A thousandth of it is allowed in any case; nothing is allowed in the
+	// other direction, in favour of the caller. 0 means one nanosecond.
 	Rounding time.Duration
 
 	// TakeAllInSteps says that a TakeAll of several quotas is not one step:
 	// while another caller's is under way, a charge may be refused that would
-	// fit. Nothing may stay taken after a refusal nevertheless.
+	// fit, and what is given back after a refusal may be less than was taken if
+	// others came in between. Results of quotas that were not asked, because
+	// one before them refused, may be without a Source. One call alone leaves
+	// nothing taken after a refusal nevertheless.
 	TakeAllInSteps bool
 }
 
@@ -77,12 +87,16 @@ type Options struct {
 // called in each subtest, with that subtest's t, and ends what it began by
 // t.Cleanup. nil means default options.
 //
-// Run panics if Algorithms has one that package limiter does not know.
+// Run panics if Algorithms has one that package limiter does not know, and if
+// Tolerance or Rounding is negative.
 func Run(t *testing.T, open func(t *testing.T) limiter.Limiter, opts *Options) {
 	t.Helper()
 	var o Options
 	if opts != nil {
 		o = *opts
+	}
+	if o.Tolerance < 0 || o.Rounding < 0 {
+		panic(fmt.Sprintf("limitertest: Run: Tolerance is %v and Rounding %v; allowed: 0 (the default) or more", o.Tolerance, o.Rounding))
 	}
 	o.Tolerance = cmp.Or(o.Tolerance, DefaultTolerance)
 	o.Rounding = cmp.Or(o.Rounding, time.Nanosecond)
@@ -124,14 +138,14 @@ type suite struct {
 	algorithm *algorithm
 }
 
-// together is how many checks run at once in real time. Most of them sleep most
+// atOnce is how many checks run at once in real time. Most of them sleep most
 // of the time, so more than -parallel would let.
-const together = 16
+const atOnce = 16
 
 func (s *suite) run(t *testing.T, checks []check) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	places := make(chan struct{}, together)
+	places := make(chan struct{}, atOnce)
 	for _, c := range checks {
 		switch {
 		case !s.opts.RealTime || c.busy:

@@ -23,7 +23,7 @@ type trial struct {
 	opts      *Options
 
 	second    time.Duration // what a second of the tables lasts
-	tolerance time.Duration // 0 in a bubble
+	tolerance time.Duration // 0 in a bubble, and for what does not depend on time
 	start     time.Time
 	at        time.Duration // nominal time since start
 	due       time.Time     // when the step should have begun; zero: it does not matter
@@ -235,7 +235,7 @@ func (x *trial) tryAll(cs []limiter.Charge) ([]limiter.Result, bool) {
 	}
 	all := passed(rs)
 	for i := range rs {
-		if unasked(rs[i]) && rs[i].Remaining < 0 {
+		if !all && x.unasked(rs[i]) && rs[i].RetryAfter == 0 {
 			continue // nobody asked for this one
 		}
 		if all || !rs[i].Allowed {
