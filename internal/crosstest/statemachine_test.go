@@ -308,7 +308,7 @@ func (m *machine) TakeAll(t *rapid.T) {
 // second time, nothing may happen.
 func (m *machine) Refund(t *rapid.T) {
 	if len(m.held) == 0 {
-		t.Skip("nothing was charged yet")
+		return // nothing was charged yet
 	}
 	h := m.held[max(0, len(m.held)-1-rapid.IntRange(0, 5).Draw(t, "age"))]
 	first := h.result.Receipt != limiter.Receipt{}
