@@ -60,7 +60,7 @@ func (s *Server) runLocked() error {
 	if err := <-started; err != nil {
 		return err
 	}
-	s.proc = p
+	s.proc, s.stopped = p, false
 	for deadline := time.Now().Add(patience); ; time.Sleep(2 * time.Millisecond) {
 		// Somebody else's server may answer while ours finds the port taken.
 		info, _ := do(s.Addr(), time.Second, "INFO", "server")

@@ -36,8 +36,9 @@ type Server struct {
 	dir  string
 	args []string
 
-	mu   sync.Mutex // held while a process is started or ended
-	proc *process
+	mu      sync.Mutex // held while a process is started or ended
+	proc    *process
+	stopped bool
 }
 
 // Start starts a redis-server that keeps nothing on disk and ends with the test.
@@ -129,9 +130,12 @@ func (s *Server) killLocked() {
 // nothing is answered until Cont.
 func (s *Server) Stop() {
 	s.t.Helper()
-	s.signal(syscall.SIGSTOP)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.signalLocked(syscall.SIGSTOP)
+	s.stopped = true
 	// The signal is on its way when kill(2) returns.
-	stat := fmt.Sprintf("/proc/%d/stat", s.PID())
+	stat := fmt.Sprintf("/proc/%d/stat", s.proc.cmd.Process.Pid)
 	await(s.t, "a server stops", func() bool {
 		data, err := os.ReadFile(stat)
 		_, after, ok := bytes.Cut(data, []byte(") "))
@@ -142,13 +146,14 @@ func (s *Server) Stop() {
 // Cont lets a stopped process go on. It finds all that was sent to it.
 func (s *Server) Cont() {
 	s.t.Helper()
-	s.signal(syscall.SIGCONT)
-}
-
-func (s *Server) signal(sig syscall.Signal) {
-	s.t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.signalLocked(syscall.SIGCONT)
+	s.stopped = false
+}
+
+func (s *Server) signalLocked(sig syscall.Signal) {
+	s.t.Helper()
 	if err := s.proc.cmd.Process.Signal(sig); err != nil {
 		s.t.Fatalf("redistest: %v to %s: %v", sig, s.Addr(), err)
 	}
@@ -178,6 +183,13 @@ func (s *Server) Running() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.runningLocked()
+}
+
+// answers is Running without the stopped.
+func (s *Server) answers() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.runningLocked() && !s.stopped
 }
 
 func (s *Server) runningLocked() bool {
