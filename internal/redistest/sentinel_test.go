@@ -13,6 +13,7 @@ func TestSentinel(t *testing.T) {
 	if testing.Short() {
 		t.Skip("a failover takes seconds")
 	}
+	t.Parallel() // mostly waits
 	begin := time.Now()
 	s := redistest.StartSentinel(t)
 	t.Logf("started in %v", time.Since(begin))
