@@ -268,6 +268,37 @@ func (s *Server) ResetStats() {
 	s.Do("CONFIG", "RESETSTAT")
 }
 
+// AwaitReplicas waits until all replicas have what was written before. WAIT does
+// not: it looks at what its own connection has written.
+func (s *Server) AwaitReplicas() {
+	s.t.Helper()
+	info := s.Info("replication")
+	want := offset(info["master_repl_offset"])
+	if info["connected_slaves"] == "0" {
+		s.t.Fatalf("redistest: %s has no replicas", s.Addr())
+	}
+	for name, value := range info {
+		// slave0:ip=127.0.0.1,port=10001,state=online,offset=14,lag=0
+		var port int
+		if n, _ := fmt.Sscanf(value, "ip=127.0.0.1,port=%d,", &port); n == 0 {
+			continue
+		}
+		await(s.t, name+" has the data", func() bool {
+			text, err := do(fmt.Sprintf("127.0.0.1:%d", port), patience, "INFO", "replication")
+			return err == nil && offset(parseInfo(text)["slave_repl_offset"]) >= want
+		})
+	}
+}
+
+// offset returns -1 for what is none.
+func offset(text string) int64 {
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
 // await waits for what has no event to wait for.
 func await(t testing.TB, what string, ok func() bool) {
 	t.Helper()

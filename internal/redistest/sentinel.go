@@ -111,7 +111,11 @@ func (s *Sentinel) Master() *Server {
 		if !sentinel.answers() {
 			continue
 		}
-		host, port, _ := strings.Cut(sentinel.Do("SENTINEL", "GET-MASTER-ADDR-BY-NAME", masterName), "\n")
+		addr, err := sentinel.TryDo("SENTINEL", "GET-MASTER-ADDR-BY-NAME", masterName)
+		if err != nil {
+			continue // just ending
+		}
+		host, port, _ := strings.Cut(addr, "\n")
 		for _, server := range s.servers {
 			if server.Addr() == net.JoinHostPort(host, port) {
 				return server
