@@ -44,6 +44,9 @@ type Server struct {
 // Start starts a redis-server that keeps nothing on disk and ends with the test.
 // The arguments are further options as on its command line, such as
 // "--maxmemory", "10mb". It takes about 15 ms.
+//
+// A running server has a goroutine here that waits for its end; a test that
+// counts goroutines starts servers first.
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
 	return start(t, append([]string{"--save", "", "--appendonly", "no", "--enable-debug-command", "yes"}, args...))

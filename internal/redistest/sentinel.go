@@ -25,7 +25,7 @@ type Sentinel struct {
 }
 
 // StartSentinel starts a master, its replica in sync, and three sentinels of
-// which two must agree. It takes about a second.
+// which two must agree. It takes less than 0.1 s.
 //
 // The sentinels give up a master after a second without an answer; the replica
 // takes its place one to three seconds later.
