@@ -109,6 +109,7 @@ type record struct {
 	Exchange
 	request, response data
 	holders           atomic.Int32
+	refused           bool
 	fields            [24]Field // room for the headers of most exchanges
 }
 

@@ -37,6 +37,8 @@ func Middleware(sink Sink, opts *Options) func(http.Handler) http.Handler {
 	}
 	m := &middleware{sink: sink, Options: opts.withDefaults()}
 	m.redact = newRedactor(m.Redact)
+	m.refusals.limit = m.RefusalsPerSecond
+	_, m.queued = sink.(*Queue)
 	return func(next http.Handler) http.Handler {
 		if next == nil {
 			panic("capture: Middleware around a nil http.Handler")
@@ -50,7 +52,9 @@ func Middleware(sink Sink, opts *Options) func(http.Handler) http.Handler {
 type middleware struct {
 	sink Sink
 	Options
-	redact *redactor
+	redact   *redactor
+	refusals refusals
+	queued   bool // the sink is a Queue, which tells itself what it delivers
 }
 
 func (m *middleware) serve(next http.Handler, w http.ResponseWriter, r *http.Request) {
@@ -117,10 +121,39 @@ func (rec *recording) finish(cause any) {
 	m, ctx := rec.m, context.WithoutCancel(rec.Context)
 	x := rec.close(cause)
 	defer x.release()
-	if m.Keep != nil && !m.Keep(x) {
+	kind := EventOffered
+	switch {
+	case m.Keep != nil && !m.Keep(x):
+		kind = EventSampledOut
+	case x.record.refused && !m.refusals.admit():
+		kind = EventThinned
+	}
+	m.observe(ctx, x, kind)
+	if kind == EventOffered {
+		m.offer(ctx, x)
+	}
+}
+
+func (m *middleware) offer(ctx context.Context, x *Exchange) {
+	if m.Observer != nil && !m.queued {
+		e := x.event(EventDropped)
+		e.Drop, e.Start = DropFailed, time.Now() // unless Record returns without an error
+		defer func() {
+			e.Duration, e.InUse = time.Since(e.Start), m.Budget.InUse()
+			m.Observer.Observe(ctx, e)
+		}()
+		err := m.sink.Record(ctx, x)
+		if err == nil {
+			e.Kind, e.Drop = EventDelivered, ""
+		}
+		m.failed(err)
 		return
 	}
-	if err := m.sink.Record(ctx, x); err != nil && m.OnError != nil {
+	m.failed(m.sink.Record(ctx, x))
+}
+
+func (m *middleware) failed(err error) {
+	if err != nil && m.OnError != nil {
 		m.OnError(err)
 	}
 }

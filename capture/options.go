@@ -53,6 +53,15 @@ type Options struct {
 	// are those of a sink.
 	Keep func(x *Exchange) bool
 
+	// RefusalsPerSecond is how many records of refusals (see [Live.Refused]) are
+	// offered to the sink in any one second; 0 means 100, and below 0 none are.
+	// What is beyond that is counted by the Observer as [EventThinned], so that
+	// nobody can fill a disk by being refused.
+	RefusalsPerSecond int
+
+	// Observer is told what becomes of each exchange; nil costs nothing.
+	Observer Observer
+
 	// OnError is told what the sink's Record returned; nil ignores it. The
 	// exchange it concerns went well regardless.
 	OnError func(err error)
@@ -65,6 +74,7 @@ func (o *Options) withDefaults() Options {
 	}
 	c.RequestCap = cmp.Or(c.RequestCap, defaultCap)
 	c.ResponseCap = cmp.Or(c.ResponseCap, defaultCap)
+	c.RefusalsPerSecond = cmp.Or(c.RefusalsPerSecond, defaultRefusals)
 	if c.Budget == nil {
 		c.Budget = NewBudget(defaultBudget)
 	}
