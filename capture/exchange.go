@@ -28,6 +28,7 @@ type Exchange struct {
 
 	Proto  string // "HTTP/1.1"
 	Method string
+	Scheme string // "https" if the connection to this server is TLS, else "http"
 	Host   string
 	Path   string // as sent, percent-encoded
 	Query  string // as sent, without "?", secrets masked
@@ -40,7 +41,11 @@ type Exchange struct {
 	// Informational lists the first 16 responses of 1xx that preceded it.
 	Informational []int
 
+	// Outcome says how the exchange ended; Side and Phase, if it did not end
+	// well, on whose side that was and how far it had come.
 	Outcome Outcome
+	Side    Side
+	Phase   Phase
 
 	// Empty reports a 2xx of a type that is captured, but without a body. A
 	// handler that forgot to write looks like this.

@@ -22,8 +22,9 @@ import (
 // UTF-8 becomes U+FFFD. Durations are in milliseconds, sizes in bytes; what does
 // not apply is left out.
 //
-// Record returns the error of w, and [io.ErrShortWrite] for a short write
-// without one. The line after one that was cut begins on a new line.
+// w may be a [File], which can be rotated, or anything else that takes a line
+// with each Write. Record returns the error of w, and [io.ErrShortWrite] for a
+// short write without one. The line after one that was cut begins on a new line.
 //
 // JSONL panics if w is nil.
 func JSONL(w io.Writer) Sink {
@@ -34,9 +35,9 @@ func JSONL(w io.Writer) Sink {
 }
 
 type jsonLines struct {
-	mu   sync.Mutex
-	w    io.Writer
-	torn bool // the last line was cut
+	mu    sync.Mutex
+	w     io.Writer
+	lines lineWriter
 }
 
 // buffers are for lines, and for bodies that are held in chunks. Those larger
@@ -60,19 +61,12 @@ func (j *jsonLines) Record(_ context.Context, x *Exchange) error {
 }
 
 func (j *jsonLines) write(line []byte) error {
+	if f, ok := j.w.(*File); ok {
+		return f.writeLine(line) // it knows when a file begins
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if !j.torn {
-		line = line[1:]
-	}
-	n, err := j.w.Write(line)
-	if err == nil && n < len(line) {
-		err = io.ErrShortWrite
-	}
-	if n > 0 {
-		j.torn = n < len(line)
-	}
-	return err
+	return j.lines.write(j.w, line)
 }
 
 func appendExchange(b []byte, x *Exchange) []byte {
@@ -91,6 +85,7 @@ func appendExchange(b []byte, x *Exchange) []byte {
 	}
 	b = appendText(b, "proto", x.Proto)
 	b = appendText(b, "method", x.Method)
+	b = appendText(b, "scheme", x.Scheme)
 	b = appendText(b, "host", x.Host)
 	b = appendText(b, "path", x.Path)
 	b = appendText(b, "query", x.Query)
@@ -108,6 +103,8 @@ func appendExchange(b []byte, x *Exchange) []byte {
 		b = append(b, ']')
 	}
 	b = appendText(b, "outcome", string(x.Outcome))
+	b = appendText(b, "side", string(x.Side))
+	b = appendText(b, "phase", string(x.Phase))
 	b = appendFlag(b, "empty", x.Empty)
 	b = appendText(b, "refused_by", x.RefusedBy)
 	if len(x.Attributes) > 0 {

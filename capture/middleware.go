@@ -75,7 +75,10 @@ func (m *middleware) start(r *http.Request, w http.ResponseWriter) *recording {
 	x := newRecord(m.Budget)
 	x.Start = time.Now()
 	x.Client = clientip.From(r)
-	x.Proto, x.Method, x.Host = r.Proto, r.Method, r.Host
+	x.Proto, x.Method, x.Scheme, x.Host = r.Proto, r.Method, "http", r.Host
+	if r.TLS != nil {
+		x.Scheme = "https"
+	}
 	x.Path = m.redact.path(r.URL.EscapedPath())
 	if r.URL.Opaque != "" {
 		x.Path = m.redact.text(r.URL.Opaque)

@@ -39,13 +39,14 @@ func slogLevel(x *Exchange) slog.Level {
 }
 
 func slogAttrs(x *Exchange) []slog.Attr {
-	attrs := make([]slog.Attr, 0, 20)
+	attrs := make([]slog.Attr, 0, 24)
 	text := func(key, value string) {
 		if value != "" {
 			attrs = append(attrs, slog.String(key, value))
 		}
 	}
 	text("method", x.Method)
+	text("scheme", x.Scheme)
 	text("host", x.Host)
 	text("path", x.Path)
 	text("query", x.Query)
@@ -66,6 +67,8 @@ func slogAttrs(x *Exchange) []slog.Attr {
 		attrs = append(attrs, slog.Any("informational", append([]int(nil), x.Informational...)))
 	}
 	text("outcome", string(x.Outcome))
+	text("side", string(x.Side))
+	text("phase", string(x.Phase))
 	if x.Empty {
 		attrs = append(attrs, slog.Bool("empty", true))
 	}
