@@ -92,39 +92,45 @@ func appendExchange(b []byte, x *Exchange) []byte {
 	b = appendText(b, "route", x.Route)
 	b = append(b, `,"status":`...)
 	b = strconv.AppendInt(b, int64(x.Status), 10)
-	if len(x.Informational) > 0 {
-		b = append(b, `,"informational":[`...)
-		for i, status := range x.Informational {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = strconv.AppendInt(b, int64(status), 10)
-		}
-		b = append(b, ']')
-	}
+	b = appendInformational(b, "informational", x.Informational)
 	b = appendText(b, "outcome", string(x.Outcome))
 	b = appendText(b, "side", string(x.Side))
 	b = appendText(b, "phase", string(x.Phase))
 	b = appendFlag(b, "empty", x.Empty)
 	b = appendText(b, "refused_by", x.RefusedBy)
-	if len(x.Attributes) > 0 {
-		b = append(b, `,"attributes":{`...)
-		for i, a := range x.Attributes {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = appendString(b, a.Name)
-			b = append(b, ':')
-			b = appendString(b, a.Value)
-		}
-		b = append(b, '}')
-	}
+	b = appendAttributes(b, "attributes", x.Attributes)
 	b = append(b, `,"request":{`...)
 	b = appendMessage(b, &x.Request)
 	b = appendFlag(b, "complete", x.Request.Body.Complete)
 	b = append(b, `},"response":{`...)
 	b = appendMessage(b, &x.Response)
 	return append(b, '}', '}')
+}
+
+func appendInformational(b []byte, key string, statuses []int) []byte {
+	if len(statuses) == 0 {
+		return b
+	}
+	b = appendKey(b, key)
+	for i, status := range statuses {
+		b = append(b, "[,"[min(i, 1)])
+		b = strconv.AppendInt(b, int64(status), 10)
+	}
+	return append(b, ']')
+}
+
+func appendAttributes(b []byte, key string, attributes []Field) []byte {
+	if len(attributes) == 0 {
+		return b
+	}
+	b = appendKey(b, key)
+	for i, a := range attributes {
+		b = append(b, "{,"[min(i, 1)])
+		b = appendString(b, a.Name)
+		b = append(b, ':')
+		b = appendString(b, a.Value)
+	}
+	return append(b, '}')
 }
 
 func appendMessage(b []byte, m *Message) []byte {
@@ -142,7 +148,7 @@ func appendMessage(b []byte, m *Message) []byte {
 	if n := m.Body.Len(); n > 0 {
 		b = append(b, `,"captured":`...)
 		b = strconv.AppendInt(b, int64(n), 10)
-		b = appendBody(b, m.Body)
+		b = appendCaptured(b, m.Body, "body", "body_encoding")
 	}
 	return b
 }
@@ -152,9 +158,8 @@ func appendHeader(b []byte, key string, h Header) []byte {
 	if len(h) == 0 {
 		return b
 	}
-	b = append(b, ',', '"')
-	b = append(b, key...)
-	b = append(b, '"', ':', '{')
+	b = appendKey(b, key)
+	b = append(b, '{')
 	for i, f := range h {
 		switch {
 		case i > 0 && h[i-1].Name == f.Name: // sorted, so they are neighbours
@@ -171,16 +176,19 @@ func appendHeader(b []byte, key string, h Header) []byte {
 	return append(b, ']', '}')
 }
 
-func appendBody(b []byte, body Body) []byte {
+// appendCaptured appends what was captured of a body as the member key, and a
+// second one that says so if it had to be encoded.
+func appendCaptured(b []byte, body Body, key, encoding string) []byte {
 	buf := buffers.Get().(*[]byte)
 	p := body.AppendTo((*buf)[:0])
-	b = append(b, `,"body":`...)
+	b = appendKey(b, key)
 	if text, ok := asText(p, body.Truncated); ok {
 		b = appendString(b, text)
 	} else {
 		b = append(b, '"')
 		b = appendBase64(b, p)
-		b = append(b, `","body_encoding":"base64"`...)
+		b = append(b, '"')
+		b = appendText(b, encoding, "base64")
 	}
 	if cap(p) <= largestBuffer {
 		*buf = p
@@ -198,19 +206,20 @@ func appendText(b []byte, key, value string) []byte {
 	if value == "" {
 		return b
 	}
-	b = append(b, ',', '"')
-	b = append(b, key...)
-	b = append(b, '"', ':')
-	return appendString(b, value)
+	return appendString(appendKey(b, key), value)
 }
 
 func appendFlag(b []byte, key string, value bool) []byte {
 	if !value {
 		return b
 	}
+	return append(appendKey(b, key), "true"...)
+}
+
+func appendKey(b []byte, key string) []byte {
 	b = append(b, ',', '"')
 	b = append(b, key...)
-	return append(b, `":true`...)
+	return append(b, '"', ':')
 }
 
 const hex = "0123456789abcdef"

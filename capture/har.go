@@ -1,0 +1,282 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	harHead = `{"log":{"version":"1.2","creator":{"name":"weir","version":"1"},"entries":[`
+	harTail = "\n]}}\n"
+)
+
+// A HAR is a [Sink] that writes records to an HTTP Archive 1.2, the format that
+// browsers' network tools and most HTTP tools read. Each record goes to the disk
+// at once, with the end of the document after it in the same write; nothing is
+// held in memory.
+//
+// So the file is a valid JSON document whenever a record was written, also when
+// the process dies without a Close. If a write fails, as on a full disk, the
+// file is set back to what it was before, and the next record is tried anew.
+// After the machine died the end may be missing: each entry is a line of its
+// own, so what follows the last whole one is cut off and "]}}" put there.
+//
+// A body that is not UTF-8 is in base64, with "encoding":"base64" where the
+// format has that member and "_encoding" where it has not. Cookies are listed as
+// header fields only, because they are masked. What the format has no member for
+// begins with an underscore: _client, _route, _outcome, _side, _phase, _empty,
+// _refused_by, _informational, _attributes, and _skipped, _truncated, _complete
+// and _trailer of a request or response, all as in [JSONL].
+//
+// A HAR must be closed, after the [Queue] in front of it. Its methods are safe
+// for concurrent use. WARNING: a lock is held while the file is written.
+type HAR struct {
+	mu     sync.Mutex
+	f      *os.File
+	end    int64 // where the document's tail begins
+	more   bool  // there is an entry before it
+	broken bool  // the tail has to be written again
+	closed bool
+}
+
+// OpenHAR creates the named archive, for its owner alone (mode 0600), or
+// continues one that a HAR has written before. Any other file is refused.
+func OpenHAR(name string) (*HAR, error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("capture: %w", err)
+	}
+	h := &HAR{f: f}
+	if err := h.resume(); err != nil {
+		return nil, errors.Join(fmt.Errorf("capture: archive %s: %w", name, err), f.Close())
+	}
+	return h, nil
+}
+
+var errNoHAR = errors.New("not a whole archive of this package: remove it, or give another name")
+
+// resume finds the end of the archive, and begins one in an empty file.
+func (h *HAR) resume() error {
+	info, err := h.f.Stat()
+	if err != nil {
+		return err
+	}
+	switch size := info.Size(); {
+	case !info.Mode().IsRegular():
+		return errors.New("not a regular file")
+	case size == 0:
+		h.end = int64(len(harHead))
+		_, err := h.f.WriteAt([]byte(harHead+harTail), 0)
+		return err
+	case size < int64(len(harHead)+len(harTail)):
+		return errNoHAR
+	default:
+		h.end = size - int64(len(harTail))
+		h.more = h.end > int64(len(harHead))
+	}
+	head, tail := make([]byte, len(harHead)), make([]byte, len(harTail))
+	if _, err := h.f.ReadAt(head, 0); err != nil {
+		return err
+	}
+	if _, err := h.f.ReadAt(tail, h.end); err != nil {
+		return err
+	}
+	if string(head) != harHead || string(tail) != harTail {
+		return errNoHAR
+	}
+	return nil
+}
+
+// Record appends x to the archive.
+func (h *HAR) Record(_ context.Context, x *Exchange) error {
+	buf := buffers.Get().(*[]byte)
+	// The first byte separates x from an entry before it.
+	entry := append((*buf)[:0], ",\n"...)
+	entry = appendHAR(entry, x)
+	entry = append(entry, harTail...)
+	err := h.append(entry)
+	if cap(entry) <= largestBuffer {
+		*buf = entry
+		buffers.Put(buf)
+	}
+	return err
+}
+
+func (h *HAR) append(entry []byte) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return fmt.Errorf("capture: archive %s: %w", h.f.Name(), os.ErrClosed)
+	}
+	if err := h.repairLocked(); err != nil {
+		return err
+	}
+	if !h.more {
+		entry = entry[1:]
+	}
+	if _, err := h.f.WriteAt(entry, h.end); err != nil {
+		h.broken = true
+		return errors.Join(err, h.repairLocked())
+	}
+	h.end += int64(len(entry) - len(harTail))
+	h.more = true
+	return nil
+}
+
+// repairLocked puts the tail back where a record that failed overwrote it. The
+// disk has room for it, because it was there before.
+func (h *HAR) repairLocked() error {
+	if !h.broken {
+		return nil
+	}
+	err := h.f.Truncate(h.end + int64(len(harTail)))
+	if err == nil {
+		_, err = h.f.WriteAt([]byte(harTail), h.end)
+	}
+	h.broken = err != nil
+	return err
+}
+
+// Close closes the archive, after its contents are on the disk. A second call
+// does nothing.
+func (h *HAR) Close() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return nil
+	}
+	h.closed = true
+	return errors.Join(h.repairLocked(), h.f.Sync(), h.f.Close())
+}
+
+// appendHAR appends x as an entry, http://www.softwareishard.com/blog/har-12-spec/#entries.
+func appendHAR(b []byte, x *Exchange) []byte {
+	b = append(b, `{"startedDateTime":"`...)
+	b = x.Start.UTC().AppendFormat(b, time.RFC3339Nano)
+	b = append(b, `","time":`...)
+	b = appendMillis(b, x.Duration)
+
+	b = append(b, `,"request":{"method":`...)
+	b = appendString(b, x.Method)
+	b = append(b, `,"url":`...)
+	b = appendString(b, harURL(x))
+	b = appendHARMessage(b, x, &x.Request)
+	b = append(b, `,"queryString":[`...)
+	b = appendHARQuery(b, x.Query)
+	b = append(b, ']')
+	if body := x.Request.Body; body.Len() > 0 {
+		b = append(b, `,"postData":{"mimeType":`...)
+		b = appendString(b, body.Type)
+		b = appendCaptured(b, body, "text", "_encoding")
+		b = append(b, '}')
+	}
+	b = appendFlag(b, "_complete", x.Request.Body.Complete)
+
+	b = append(b, `},"response":{"status":`...)
+	b = strconv.AppendInt(b, int64(x.Status), 10)
+	b = append(b, `,"statusText":`...)
+	b = appendString(b, http.StatusText(x.Status))
+	b = appendHARMessage(b, x, &x.Response)
+	b = append(b, `,"redirectURL":`...)
+	b = appendString(b, x.Response.Header.Get("Location"))
+	b = append(b, `,"content":{"size":`...)
+	b = strconv.AppendInt(b, x.Response.Body.Size, 10)
+	b = append(b, `,"mimeType":`...)
+	b = appendString(b, x.Response.Body.Type)
+	if x.Response.Body.Len() > 0 {
+		b = appendCaptured(b, x.Response.Body, "text", "encoding")
+	}
+
+	// That of the request's body is not known apart from the waiting.
+	b = append(b, `}},"cache":{},"timings":{"send":0,"wait":`...)
+	wait := x.FirstByte
+	if wait == 0 || wait > x.Duration {
+		wait = x.Duration
+	}
+	b = appendMillis(b, wait)
+	b = append(b, `,"receive":`...)
+	b = appendMillis(b, x.Duration-wait)
+	b = append(b, '}')
+
+	if x.Client.IsValid() {
+		b = appendText(b, "_client", x.Client.WithZone("").String())
+	}
+	b = appendText(b, "_route", x.Route)
+	b = appendText(b, "_outcome", string(x.Outcome))
+	b = appendText(b, "_side", string(x.Side))
+	b = appendText(b, "_phase", string(x.Phase))
+	b = appendFlag(b, "_empty", x.Empty)
+	b = appendText(b, "_refused_by", x.RefusedBy)
+	b = appendInformational(b, "_informational", x.Informational)
+	b = appendAttributes(b, "_attributes", x.Attributes)
+	return append(b, '}')
+}
+
+// appendHARMessage appends what requests and responses have both.
+func appendHARMessage(b []byte, x *Exchange, m *Message) []byte {
+	b = append(b, `,"httpVersion":`...)
+	b = appendString(b, x.Proto)
+	b = append(b, `,"cookies":[],"headers":[`...)
+	for i, f := range m.Header {
+		b = appendPair(b, i, f.Name, f.Value)
+	}
+	b = append(b, `],"headersSize":-1,"bodySize":`...)
+	b = strconv.AppendInt(b, m.Body.Size, 10)
+	b = appendHeader(b, "_trailer", m.Trailer)
+	b = appendText(b, "_skipped", string(m.Body.Skipped))
+	return appendFlag(b, "_truncated", m.Body.Truncated)
+}
+
+func appendHARQuery(b []byte, query string) []byte {
+	i := 0
+	for param := range strings.SplitSeq(query, "&") {
+		if param == "" {
+			continue
+		}
+		name, value, _ := strings.Cut(param, "=")
+		for _, s := range []*string{&name, &value} {
+			if plain, err := url.QueryUnescape(*s); err == nil {
+				*s = plain
+			}
+		}
+		b = appendPair(b, i, name, value)
+		i++
+	}
+	return b
+}
+
+// appendPair appends element i of an array of names and values.
+func appendPair(b []byte, i int, name, value string) []byte {
+	if i > 0 {
+		b = append(b, ',')
+	}
+	b = append(b, `{"name":`...)
+	b = appendString(b, name)
+	b = append(b, `,"value":`...)
+	b = appendString(b, value)
+	return append(b, '}')
+}
+
+func harURL(x *Exchange) string {
+	var b strings.Builder
+	b.WriteString(x.Scheme)
+	b.WriteString("://")
+	b.WriteString(x.Host)
+	if !strings.HasPrefix(x.Path, "/") {
+		b.WriteByte('/')
+	}
+	b.WriteString(x.Path)
+	if x.Query != "" {
+		b.WriteByte('?')
+		b.WriteString(x.Query)
+	}
+	return b.String()
+}
