@@ -3,7 +3,9 @@
 // text. The handler, the client and the server notice nothing of it.
 //
 // [Middleware] makes an [Exchange] of each request and hands it to a [Sink].
-// Most callers should put a queue between: Async(JSONL(file), nil).
+// Most callers should put a queue between: Async(JSONL(file), nil). Other sinks
+// are [Slog], [OpenHAR] for HTTP Archives, and [NewRing] for a live page; any
+// function can be one, with [SinkFunc].
 //
 // # Memory
 //
@@ -22,14 +24,24 @@
 // Options has hooks for deciding otherwise, and [From] reaches the running
 // record from a handler.
 //
+// # What is counted
+//
+// Records can be lost: in a queue that is full, on a disk that is full, by a sink
+// that fails. None is lost silently. Behind Async, delivered + dropped = offered,
+// by [QueueStats] and by the events for an [Observer], which also tell of what was
+// not offered, and of bodies that were not captured. Records of requests that
+// were refused ([Live.Refused]) have no bodies, and of more than 100 a second the
+// rest is only counted, so that nobody can fill a disk by being refused.
+//
 // # Order
 //
 // Outside a compressor a body is [SkipEncoded], inside it is text. Outside an
 // [http.TimeoutHandler] the record has what the client got, inside what the
-// handler did. Inside it, or any other middleware, a handler's
-// [http.MaxBytesReader] refuses a body that is too large as ever, but cannot
-// tell the server to close the connection (golang/go#73754), which net/http then
-// does only if more than 256 KiB are left unread.
+// handler did. Inside capture, or any other middleware that wraps the writer, a
+// handler's [http.MaxBytesReader] refuses a body that is too large as ever, but
+// cannot tell the server to close the connection (golang/go#73754), which
+// net/http then does only if more than 256 KiB are left unread. [MaxBytesReader]
+// can.
 //
 // # Secrets
 //

@@ -29,13 +29,14 @@ func (n *notebook) Observe(_ context.Context, e capture.Event) {
 	if n.counts == nil {
 		n.counts = map[string]int{}
 	}
-	name := e.Kind.String()
+	var name strings.Builder
+	name.WriteString(e.Kind.String())
 	for _, detail := range []string{string(e.Part), string(e.Skip), string(e.Drop)} {
 		if detail != "" {
-			name += " " + detail
+			name.WriteString(" " + detail)
 		}
 	}
-	n.counts[name]++
+	n.counts[name.String()]++
 	n.events = append(n.events, e)
 }
 

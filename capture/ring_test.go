@@ -39,7 +39,7 @@ func TestRingKeepsTheLast(t *testing.T) {
 		r := capture.NewRing(opts)
 		budget := capture.NewBudget(1 << 20)
 		h := exchanges(r, budget, 1500)
-		for _, query := range strings.Split("abcdefgh", "") {
+		for query := range strings.SplitSeq("abcdefgh", "") {
 			h.ServeHTTP(new(sinkhole), get("/?"+query))
 			if budget.InUse() != 0 {
 				t.Fatalf("%s: %d bytes of the budget held", name, budget.InUse())
