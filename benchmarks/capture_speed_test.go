@@ -1,0 +1,101 @@
+package benchmarks_test
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/goweir/weir/benchmarks/pace"
+	"github.com/goweir/weir/benchmarks/peer"
+	"github.com/goweir/weir/capture"
+)
+
+// bodySender is a handler that writes size bytes in pieces of at most 32 KiB.
+func bodySender(contentType string, size int) http.Handler {
+	piece := make([]byte, min(size, 32<<10))
+	for i := range piece {
+		piece[i] = 'x'
+	}
+	values := []string{contentType}
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header()["Content-Type"] = values
+		for left := size; left > 0; left -= len(piece) {
+			w.Write(piece[:min(left, len(piece))])
+		}
+	})
+}
+
+func discardRecord(context.Context, *capture.Exchange) error { return nil }
+
+func weirCapture(h http.Handler) http.Handler {
+	return capture.Middleware(capture.SinkFunc(discardRecord), nil)(h)
+}
+
+// TestCaptureSpeed compares what it costs, in process, to record or log one
+// response.
+func TestCaptureSpeed(t *testing.T) {
+	for _, c := range []struct {
+		name, contentType string
+		size              int
+	}{
+		{"skipped, 64 KiB", "image/png", 64 << 10},
+		{"JSON, 100 bytes", "application/json", 100},
+		{"JSON, 64 KiB", "application/json", 64 << 10},
+		{"JSON, 1 MiB", "application/json", 1 << 20},
+	} {
+		h := bodySender(c.contentType, c.size)
+		cases := []pace.Case{
+			{Name: "weir", Run: requests(weirCapture(h))},
+			{Name: "bare", Run: requests(h)},
+		}
+		for _, l := range peer.BodyLoggers {
+			cases = append(cases, pace.Case{Name: l.Name, Run: requests(l.Wrap(h))})
+		}
+		compare(t, c.name, options(false), cases...)
+	}
+}
+
+// TestCaptureAllocations counts what a request costs over the bare handler.
+func TestCaptureAllocations(t *testing.T) {
+	for _, c := range []struct {
+		name, contentType string
+		size              int
+		want              float64
+	}{
+		{"skipped", "image/png", 100, 4},
+		{"small JSON", "application/json", 100, 4},
+		{"64 KiB JSON", "application/json", 64 << 10, 4},
+	} {
+		serve := requests(weirCapture(bodySender(c.contentType, c.size)))
+		if got := testing.AllocsPerRun(100, func() { serve(1) }); got > c.want {
+			t.Errorf("%s: %v allocations a request, want at most %v", c.name, got, c.want)
+		}
+	}
+}
+
+// TestBodyLoggersPass shows that what is measured serves what the handler wrote.
+func TestBodyLoggersPass(t *testing.T) {
+	h := bodySender("application/json", 100_000)
+	loggers := append([]peer.BodyLogger{{Name: "weir", Wrap: weirCapture}}, peer.BodyLoggers...)
+	for _, l := range loggers {
+		w := httptest.NewRecorder()
+		l.Wrap(h).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
+		if w.Code != http.StatusOK || w.Body.Len() != 100_000 {
+			t.Errorf("%s: %d with %d bytes, want 200 with 100000", l.Name, w.Code, w.Body.Len())
+		}
+	}
+}
+
+func BenchmarkCapture(b *testing.B) {
+	h := bodySender("application/json", 64<<10)
+	for _, l := range append([]peer.BodyLogger{{Name: "weir", Wrap: weirCapture}}, peer.BodyLoggers...) {
+		b.Run(l.Name, func(b *testing.B) {
+			b.ReportAllocs()
+			serve := requests(l.Wrap(h))
+			for b.Loop() {
+				serve(1)
+			}
+		})
+	}
+}
