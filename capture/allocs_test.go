@@ -1,6 +1,7 @@
 package capture_test
 
 import (
+	"context"
 	"net/http"
 	"testing"
 
@@ -35,6 +36,21 @@ func TestAllocations(t *testing.T) {
 		}
 	}
 
+	// An observer costs none, nor does a record that is thinned.
+	h := capture.Middleware(capture.SinkFunc(discard), &capture.Options{Observer: silent{}, RefusalsPerSecond: -1})(
+		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == "POST" {
+				capture.From(r.Context()).Refused("limit")
+			}
+		}))
+	for _, method := range []string{"GET", "POST"} {
+		w, r := new(sinkhole), browserRequest()
+		r.Method = method
+		if n := testing.AllocsPerRun(100, func() { h.ServeHTTP(w, r) }); n > 4 {
+			t.Errorf("%s with an observer: %v allocations, want at most 4", method, n)
+		}
+	}
+
 	// None for a Write, captured or not.
 	for _, contentType := range []string{"text/plain", "image/png", ""} {
 		recordOn(t, new(sinkhole), &capture.Options{ResponseCap: 512}, get("/"), func(w http.ResponseWriter, r *http.Request) {
@@ -49,3 +65,7 @@ func TestAllocations(t *testing.T) {
 		})
 	}
 }
+
+type silent struct{}
+
+func (silent) Observe(context.Context, capture.Event) {}
