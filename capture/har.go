@@ -1,9 +1,12 @@
 package capture
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -16,6 +19,8 @@ import (
 const (
 	harHead = `{"log":{"version":"1.2","creator":{"name":"weir","version":"1"},"entries":[`
 	harTail = "\n]}}\n"
+
+	harEntry = `{"startedDateTime":"` // how an entry begins
 )
 
 // A HAR is a [Sink] that writes records to an HTTP Archive 1.2, the format that
@@ -23,11 +28,12 @@ const (
 // at once, with the end of the document after it in the same write; nothing is
 // held in memory.
 //
-// So the file is a valid JSON document whenever a record was written, also when
-// the process dies without a Close. If a write fails, as on a full disk, the
-// file is set back to what it was before, and the next record is tried anew.
-// After the machine died the end may be missing: each entry is a line of its
-// own, so what follows the last whole one is cut off and "]}}" put there.
+// So the file is a valid JSON document whenever a record was written, with or
+// without a Close. If a write fails, as on a full disk, the file is set back to
+// what it was before, and the next record is tried anew. Only a process that is
+// killed in the middle of a write, or a machine that dies, can leave an entry
+// that is cut: [OpenHAR] removes it. By hand, cut the file off after the last
+// whole line, without its comma, and put "]}}" there.
 //
 // A body that is not UTF-8 is in base64, with "encoding":"base64" where the
 // format has that member and "_encoding" where it has not. Cookies are listed as
@@ -48,7 +54,8 @@ type HAR struct {
 }
 
 // OpenHAR creates the named archive, for its owner alone (mode 0600), or
-// continues one that a HAR has written before. Any other file is refused.
+// continues one that a HAR has written before, repaired if that was not ended
+// well. Any other file is refused and stays as it is.
 func OpenHAR(name string) (*HAR, error) {
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -61,7 +68,7 @@ func OpenHAR(name string) (*HAR, error) {
 	return h, nil
 }
 
-var errNoHAR = errors.New("not a whole archive of this package: remove it, or give another name")
+var errNoHAR = errors.New("not an archive of this package: remove it, or give another name")
 
 // resume finds the end of the archive, and begins one in an empty file.
 func (h *HAR) resume() error {
@@ -69,30 +76,64 @@ func (h *HAR) resume() error {
 	if err != nil {
 		return err
 	}
-	switch size := info.Size(); {
-	case !info.Mode().IsRegular():
+	if !info.Mode().IsRegular() {
 		return errors.New("not a regular file")
-	case size == 0:
-		h.end = int64(len(harHead))
+	}
+	// An archive whose first write was cut is begun again.
+	head := make([]byte, min(info.Size(), int64(len(harHead))))
+	if _, err := h.f.ReadAt(head, 0); err != nil && err != io.EOF {
+		return err
+	}
+	if !strings.HasPrefix(harHead, string(head)) {
+		return errNoHAR
+	}
+	if len(head) < len(harHead) {
 		_, err := h.f.WriteAt([]byte(harHead+harTail), 0)
-		return err
-	case size < int64(len(harHead)+len(harTail)):
-		return errNoHAR
-	default:
-		h.end = size - int64(len(harTail))
-		h.more = h.end > int64(len(harHead))
-	}
-	head, tail := make([]byte, len(harHead)), make([]byte, len(harTail))
-	if _, err := h.f.ReadAt(head, 0); err != nil {
+		h.end = int64(len(harHead))
 		return err
 	}
-	if _, err := h.f.ReadAt(tail, h.end); err != nil {
+	return h.seek(info.Size())
+}
+
+// seek finds the last whole entry, which is a line, and cuts off what is behind
+// it.
+func (h *HAR) seek(size int64) error {
+	const longest = 16 << 20 // an entry
+	start := max(0, size-longest)
+	text := make([]byte, size-start)
+	if _, err := h.f.ReadAt(text, start); err != nil && err != io.EOF {
 		return err
 	}
-	if string(head) != harHead || string(tail) != harTail {
-		return errNoHAR
+	for {
+		newline := bytes.LastIndexByte(text, '\n')
+		length := entryLength(text[newline+1:])
+		switch {
+		case newline < 0 && start == 0: // the head; there is no entry
+			h.end = int64(len(harHead))
+		case newline < 0:
+			return errNoHAR
+		case length == 0:
+			text = text[:newline]
+			continue
+		default:
+			h.end, h.more = start+int64(newline+1)+length, true
+		}
+		h.broken = true
+		return h.repairLocked()
 	}
-	return nil
+}
+
+// entryLength returns the length of the entry that a line begins with, 0 if there
+// is no whole one. What follows it may be left over from what was overwritten.
+func entryLength(line []byte) int64 {
+	if !bytes.HasPrefix(line, []byte(harEntry)) {
+		return 0
+	}
+	d := json.NewDecoder(bytes.NewReader(line))
+	if d.Decode(new(json.RawMessage)) != nil {
+		return 0
+	}
+	return d.InputOffset()
 }
 
 // Record appends x to the archive.
@@ -131,7 +172,7 @@ func (h *HAR) append(entry []byte) error {
 	return nil
 }
 
-// repairLocked puts the tail back where a record that failed overwrote it. The
+// repairLocked puts the tail where a record was cut. After one that failed the
 // disk has room for it, because it was there before.
 func (h *HAR) repairLocked() error {
 	if !h.broken {
@@ -159,7 +200,7 @@ func (h *HAR) Close() error {
 
 // appendHAR appends x as an entry, http://www.softwareishard.com/blog/har-12-spec/#entries.
 func appendHAR(b []byte, x *Exchange) []byte {
-	b = append(b, `{"startedDateTime":"`...)
+	b = append(b, harEntry...)
 	b = x.Start.UTC().AppendFormat(b, time.RFC3339Nano)
 	b = append(b, `","time":`...)
 	b = appendMillis(b, x.Duration)

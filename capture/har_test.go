@@ -194,6 +194,49 @@ func TestHARIsAlwaysValid(t *testing.T) {
 	}
 }
 
+// Whatever part of a write reached the disk, the archive is opened again with all
+// entries that are whole.
+func TestOpenHARAfterACrash(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "a.har")
+	grow := func() string {
+		h := must(capture.OpenHAR(name))
+		defer h.Close()
+		exchanges(h, nil, 10).ServeHTTP(new(sinkhole), get("/?x"))
+		return string(must(os.ReadFile(name)))
+	}
+	const tail = "\n]}}\n"
+	before := ""
+	for n := range 3 {
+		after := grow()
+		kept := strings.TrimSuffix(before, tail) // which the write leaves alone
+		for cut := len(kept); cut < len(after); cut++ {
+			text := after[:cut]
+			if cut < len(before) {
+				text += before[cut:]
+			}
+			if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			want := n
+			if cut >= len(after)-len(tail) {
+				want++ // the entry is whole, only the tail is not
+			}
+			h, err := capture.OpenHAR(name)
+			if err != nil {
+				t.Fatalf("record %d cut at %d: %v", n, cut, err)
+			}
+			if got := len(parseHAR(t, must(os.ReadFile(name)))); got != want {
+				t.Fatalf("record %d cut at %d: %d entries, want %d", n, cut, got, want)
+			}
+			h.Close()
+		}
+		if err := os.WriteFile(name, []byte(after), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		before = after
+	}
+}
+
 func TestOpenHARRefusesOtherFiles(t *testing.T) {
 	dir := t.TempDir()
 	whole := filepath.Join(dir, "whole.har")
@@ -201,7 +244,7 @@ func TestOpenHARRefusesOtherFiles(t *testing.T) {
 	exchanges(h, nil, 10).ServeHTTP(new(sinkhole), get("/?x"))
 	h.Close()
 	text := must(os.ReadFile(whole))
-	for i, other := range []string{"x", "precious\n", strings.Repeat("precious", 100), `{"log":{}}`, string(text[:len(text)-1]), string(text[1:])} {
+	for i, other := range []string{"x", "precious\n", strings.Repeat("precious", 100), `{"log":{}}`, string(text[1:])} {
 		name := filepath.Join(dir, fmt.Sprint(i))
 		if err := os.WriteFile(name, []byte(other), 0o600); err != nil {
 			t.Fatal(err)
