@@ -101,21 +101,21 @@ func (m *middleware) observe(ctx context.Context, x *Exchange, kind EventKind) {
 	if m.Observer == nil {
 		return
 	}
+	m.observeBody(ctx, x, PartRequest, &x.Request.Body)
+	m.observeBody(ctx, x, PartResponse, &x.Response.Body)
 	e := x.event(kind)
 	e.InUse = m.Budget.InUse()
-	for _, of := range []struct {
-		part Part
-		*Body
-	}{{PartRequest, &x.Request.Body}, {PartResponse, &x.Response.Body}} {
-		if of.Skipped == "" {
-			continue
-		}
-		e.Kind, e.Part, e.Skip = EventSkipped, of.part, of.Skipped
-		if of.Truncated {
-			e.Kind = EventTruncated
-		}
-		m.Observer.Observe(ctx, e)
+	m.Observer.Observe(ctx, e)
+}
+
+func (m *middleware) observeBody(ctx context.Context, x *Exchange, part Part, b *Body) {
+	if b.Skipped == "" {
+		return
 	}
-	e.Kind, e.Part, e.Skip = kind, "", ""
+	e := x.event(EventSkipped)
+	if b.Truncated {
+		e.Kind = EventTruncated
+	}
+	e.Part, e.Skip, e.InUse = part, b.Skipped, m.Budget.InUse()
 	m.Observer.Observe(ctx, e)
 }
