@@ -6,6 +6,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -188,6 +190,33 @@ func TestSideAndPhase(t *testing.T) {
 // failing makes the failingWriter behind w fail.
 func failing(w http.ResponseWriter, err error) {
 	w.(interface{ Unwrap() http.ResponseWriter }).Unwrap().(*failingWriter).err = err
+}
+
+// A proxy whose upstream breaks off aborts, so that its client notices.
+func TestSideAndPhaseBehindAProxy(t *testing.T) {
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "100")
+		io.WriteString(w, "half")
+		http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}))
+	defer upstream.Close()
+	target := must(url.Parse(upstream.URL))
+	s, srv := server(t, nil, (&httputil.ReverseProxy{
+		Rewrite:  func(r *httputil.ProxyRequest) { r.SetURL(target) },
+		ErrorLog: discardLog(),
+	}).ServeHTTP)
+	resp, err := srv.Client().Get(srv.URL)
+	if err == nil {
+		_, err = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+	}
+	if err == nil {
+		t.Error("the client did not notice")
+	}
+	if x := s.next(t); x.Outcome != capture.OutcomeAbort || x.Side != capture.SideServer || x.Phase != capture.PhaseResponse || x.Response.Body.Size != 4 {
+		t.Errorf("%s, side %q, phase %q, %+v", x.Outcome, x.Side, x.Phase, x.Response.Body)
+	}
 }
 
 type errReader struct{ err error }
