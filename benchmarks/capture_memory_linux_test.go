@@ -62,6 +62,9 @@ func TestDownloadMemory(t *testing.T) {
 // TestOriginalAccident: with bounded memory, the well-known way to log bodies
 // (gin-gonic/gin#1363) dies of large downloads, and weir records what they were.
 func TestOriginalAccident(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector takes more memory than there is")
+	}
 	size, limit := int64(512*mib), uint64(1<<30)
 	if *measuring {
 		size, limit = 1<<30, 2<<30
