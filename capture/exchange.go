@@ -115,6 +115,7 @@ type record struct {
 	request, response data
 	holders           atomic.Int32
 	refused           bool
+	ctx               detached  // for the sink
 	fields            [24]Field // room for the headers of most exchanges
 }
 

@@ -121,9 +121,10 @@ func (rec *recording) serve(next http.Handler) {
 
 // finish makes the record of an exchange that has ended and offers it.
 func (rec *recording) finish(cause any) {
-	m, ctx := rec.m, context.WithoutCancel(rec.Context)
-	x := rec.close(cause)
+	m, x := rec.m, rec.close(cause)
 	defer x.release()
+	x.record.ctx.parent = rec.Context
+	ctx := &x.record.ctx
 	kind := EventOffered
 	switch {
 	case m.Keep != nil && !m.Keep(x):
