@@ -238,6 +238,7 @@ func (q *Queue) deliver(next queued) {
 			q.opts.OnError(err)
 		}
 	}()
+	next.x.finish()
 	err = q.sink.Record(next.ctx, next.x)
 }
 

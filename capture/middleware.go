@@ -2,6 +2,7 @@ package capture
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -30,13 +31,16 @@ func (f SinkFunc) Record(ctx context.Context, x *Exchange) error { return f(ctx,
 // panic of the handler passes with its value and its stack, after the record was
 // made.
 //
-// opts may be nil. It is copied. Middleware panics if sink is nil.
+// opts may be nil. It is copied. Middleware panics if sink is nil, and with what
+// opts.Validate returns.
 func Middleware(sink Sink, opts *Options) func(http.Handler) http.Handler {
 	if sink == nil {
 		panic("capture: Middleware with a nil Sink")
 	}
 	m := &middleware{sink: sink, Options: opts.withDefaults()}
-	m.redact = newRedactor(m.Redact)
+	if err := m.compile(); err != nil {
+		panic(err)
+	}
 	return func(next http.Handler) http.Handler {
 		if next == nil {
 			panic("capture: Middleware around a nil http.Handler")
@@ -50,7 +54,15 @@ func Middleware(sink Sink, opts *Options) func(http.Handler) http.Handler {
 type middleware struct {
 	sink Sink
 	Options
-	redact *redactor
+	redact   *redactor
+	decoders map[string]Decoder
+}
+
+func (m *middleware) compile() error {
+	var unreadable, undecodable error
+	m.redact, unreadable = newRedactor(&m.Options)
+	m.decoders, undecodable = decodersOf(m.Decoders)
+	return errors.Join(unreadable, undecodable)
 }
 
 func (m *middleware) serve(next http.Handler, w http.ResponseWriter, r *http.Request) {
@@ -68,7 +80,7 @@ func (m *middleware) serve(next http.Handler, w http.ResponseWriter, r *http.Req
 }
 
 func (m *middleware) start(r *http.Request, w http.ResponseWriter) *recording {
-	x := newRecord(m.Budget)
+	x := newRecord(m)
 	x.Start = time.Now()
 	x.Client = clientip.From(r)
 	x.Proto, x.Method, x.Host = r.Proto, r.Method, r.Host
@@ -85,7 +97,9 @@ func (m *middleware) start(r *http.Request, w http.ResponseWriter) *recording {
 	x.Request.Body.Type = r.Header.Get("Content-Type")
 	x.Response.Body.Declared = -1
 
-	skip := decideRequest(r)
+	x.record.request.codings = codings(r.Header)
+
+	skip := decideRequest(r, m.decoders)
 	if m.RequestBody != nil && skip.negotiable() {
 		skip = m.RequestBody(r, skip)
 	}
@@ -119,6 +133,9 @@ func (rec *recording) finish(cause any) {
 	defer x.release()
 	if m.Keep != nil && !m.Keep(x) {
 		return
+	}
+	if _, later := m.sink.(*Queue); !later {
+		x.finish()
 	}
 	if err := m.sink.Record(ctx, x); err != nil && m.OnError != nil {
 		m.OnError(err)
