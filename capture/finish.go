@@ -1,6 +1,9 @@
 package capture
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
 // finish decodes and redacts the bodies of x, once, and lets them be seen.
 // Before, Body shows nothing of them. It is called where the sink runs: by a
@@ -49,7 +52,7 @@ func (b *bench) finish(m *middleware, body *Body, d *data, limit int, complete b
 		}
 	}()
 	cut := body.Truncated || !complete
-	b.raw = d.appendRaw(b.raw[:0])
+	b.raw = d.appendRaw(slices.Grow(b.raw[:0], d.len()))
 	text, changed := b.raw, false
 	b.list = appendCodings(b.list[:0], d.codings)
 	// Inside a compressor the header may name a coding that is yet to come.

@@ -105,7 +105,11 @@ func (rd *redactor) hidesValueOf(name string) bool {
 	if isSecretIn(rd.names, name, inHead) {
 		return true
 	}
-	return rd.allow != nil && !rd.allow[string(appendPlain(nil, name))]
+	if rd.allow == nil {
+		return false
+	}
+	var room [64]byte
+	return !rd.allow[string(appendPlain(room[:0], name))]
 }
 
 // query returns a raw query with the values of secret parameters masked. What
