@@ -66,6 +66,16 @@ func appendCodings(dst []string, header string) []string {
 	return dst
 }
 
+// isBinary reports whether what is in a coding is hardly ever text, as far as
+// that is known.
+func isBinary(coding string) bool {
+	switch coding {
+	case "gzip", "x-gzip", "deflate", "br", "zstd":
+		return true
+	}
+	return false
+}
+
 // decodable reports whether all codings of h can be undone.
 func decodable(h http.Header, decoders map[string]Decoder) bool {
 	var room [mostCodings + 1]string

@@ -48,7 +48,7 @@
 //
 // Middleware outside of this one may name a coding before it has compressed
 // anything. Bytes that are text as they stand, UTF-8 without control characters,
-// are therefore taken as such, whatever the Content-Encoding.
+// are therefore taken as such, whichever of these codings the header names.
 //
 // # Secrets
 //
@@ -77,7 +77,8 @@
 //
 // Text has no fields, so that is an attempt: a token that stands alone in a line,
 // and a secret of several lines, are not recognised. Nor are secrets in a path or
-// in an attribute. Where that may not be, switch the capture of bodies off with
+// in an attribute, and those whose name is itself a value, as in
+// {"name":"password","value":"x"}. Where that may not be, switch the capture of bodies off with
 // Options.RequestCap and Options.ResponseCap below 0, for some requests with
 // Options.RequestBody and Options.ResponseBody, or from the handler with
 // [Live.Skip]. Request bodies answered with 401 or 403 are never kept unless

@@ -56,8 +56,7 @@ func (b *bench) finish(m *middleware, body *Body, d *data, limit int, complete b
 	text, changed := b.raw, false
 	b.list = appendCodings(b.list[:0], d.codings)
 	// Inside a compressor the header may name a coding that is yet to come.
-	// Hardly any coded bytes are text.
-	if len(b.list) > 0 && !isPlain(text, cut) {
+	if n := len(b.list); n > 0 && !(isBinary(b.list[n-1]) && isPlain(text, cut)) {
 		text, changed = b.decode(m, body, limit), true
 		if len(text) == 0 {
 			done = true
