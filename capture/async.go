@@ -301,6 +301,7 @@ func (q *Queue) deliver(next queued) {
 		}
 		q.signalIdleLocked()
 	}()
+	next.x.finish(next.ctx)
 	err = q.sink.Record(next.ctx, next.x)
 }
 

@@ -18,7 +18,7 @@ func discard(context.Context, *capture.Exchange) error { return nil }
 func sender(contentType string, size int) http.Handler {
 	piece := make([]byte, min(size, 32<<10))
 	for i := range piece {
-		piece[i] = 'x'
+		piece[i] = '1' // any number of them is JSON
 	}
 	values := []string{contentType}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

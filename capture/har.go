@@ -39,7 +39,7 @@ const (
 // format has that member and "_encoding" where it has not. Cookies are listed as
 // header fields only, because they are masked. What the format has no member for
 // begins with an underscore: _client, _route, _outcome, _side, _phase, _empty,
-// _refused_by, _informational, _attributes, and _skipped, _truncated, _complete
+// _refused_by, _informational, _attributes, and _decoded, _skipped, _truncated, _complete
 // and _trailer of a request or response, all as in [JSONL].
 //
 // A HAR must be closed, after the [Queue] in front of it. Its methods are safe
@@ -229,7 +229,11 @@ func appendHAR(b []byte, x *Exchange) []byte {
 	b = append(b, `,"redirectURL":`...)
 	b = appendString(b, x.Response.Header.Get("Location"))
 	b = append(b, `,"content":{"size":`...)
-	b = strconv.AppendInt(b, x.Response.Body.Size, 10)
+	size := x.Response.Body.Size
+	if x.Response.Body.Encoding != "" && !x.Response.Body.Truncated {
+		size = int64(x.Response.Body.Len()) // without the coding
+	}
+	b = strconv.AppendInt(b, size, 10)
 	b = append(b, `,"mimeType":`...)
 	b = appendString(b, x.Response.Body.Type)
 	if x.Response.Body.Len() > 0 {
@@ -272,6 +276,7 @@ func appendHARMessage(b []byte, x *Exchange, m *Message) []byte {
 	b = append(b, `],"headersSize":-1,"bodySize":`...)
 	b = strconv.AppendInt(b, m.Body.Size, 10)
 	b = appendHeader(b, "_trailer", m.Trailer)
+	b = appendText(b, "_decoded", m.Body.Encoding)
 	b = appendText(b, "_skipped", string(m.Body.Skipped))
 	return appendFlag(b, "_truncated", m.Body.Truncated)
 }

@@ -277,7 +277,7 @@ func FuzzHAR(f *testing.F) {
 		r.Header[name1] = []string{value, value}
 		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), -1
 		r.Header["Content-Type"] = []string{"text/plain"}
-		handler := capture.Middleware(h, &capture.Options{ResponseCap: max(1, limit)})(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handler := capture.Middleware(h, &capture.Options{ResponseCap: max(1, limit), DangerouslyKeepSecrets: true})(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			r.Pattern = value
 			capture.From(r.Context()).Set(name1, value)
 			w.Header().Set("Content-Type", "text/plain")

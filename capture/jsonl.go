@@ -16,7 +16,8 @@ import (
 // behind [Async].
 //
 // A captured body is the string "body", so a JSON document comes out byte for
-// byte as it was sent once the string is decoded. A body that is not UTF-8 is in
+// byte as it was sent, except for its codings and what is masked, once the string
+// is decoded. "decoded" names the codings it was in. A body that is not UTF-8 is in
 // base64 (RFC 4648, section 4), with "body_encoding":"base64"; one that was cut
 // in the middle of a character ends before it. In all other strings what is not
 // UTF-8 becomes U+FFFD. Durations are in milliseconds, sizes in bytes; what does
@@ -141,6 +142,7 @@ func appendMessage(b []byte, m *Message) []byte {
 		b = strconv.AppendInt(b, m.Body.Declared, 10)
 	}
 	b = appendText(b, "content_type", m.Body.Type)
+	b = appendText(b, "decoded", m.Body.Encoding)
 	b = appendText(b, "skipped", string(m.Body.Skipped))
 	b = appendFlag(b, "truncated", m.Body.Truncated)
 	b = appendHeader(b, "header", m.Header)

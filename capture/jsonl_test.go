@@ -150,7 +150,7 @@ func FuzzJSONL(f *testing.F) {
 		r.Header[name] = []string{value, value}
 		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), -1
 		r.Header["Content-Type"] = []string{"text/plain"}
-		opts := &capture.Options{RequestCap: max(1, limit)}
+		opts := &capture.Options{RequestCap: max(1, limit), DangerouslyKeepSecrets: true}
 		capture.Middleware(capture.JSONL(&out), opts)(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			capture.From(r.Context()).Set(name, value)
 			io.Copy(w, r.Body)

@@ -2,6 +2,7 @@ package capture
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -30,13 +31,16 @@ func (f SinkFunc) Record(ctx context.Context, x *Exchange) error { return f(ctx,
 // panic of the handler passes with its value and its stack, after the record was
 // made.
 //
-// opts may be nil. It is copied. Middleware panics if sink is nil.
+// opts may be nil. It is copied. Middleware panics if sink is nil, and with what
+// opts.Validate returns.
 func Middleware(sink Sink, opts *Options) func(http.Handler) http.Handler {
 	if sink == nil {
 		panic("capture: Middleware with a nil Sink")
 	}
 	m := &middleware{sink: sink, Options: opts.withDefaults()}
-	m.redact = newRedactor(m.Redact)
+	if err := m.compile(); err != nil {
+		panic(err)
+	}
 	m.refusals.limit = m.RefusalsPerSecond
 	_, m.queued = sink.(*Queue)
 	return func(next http.Handler) http.Handler {
@@ -53,8 +57,16 @@ type middleware struct {
 	sink Sink
 	Options
 	redact   *redactor
+	decoders map[string]Decoder
 	refusals refusals
-	queued   bool // the sink is a Queue, which tells itself what it delivers
+	queued   bool // the sink is a Queue, which finishes records and tells itself what it delivers
+}
+
+func (m *middleware) compile() error {
+	var unreadable, undecodable error
+	m.redact, unreadable = newRedactor(&m.Options)
+	m.decoders, undecodable = decodersOf(m.Decoders)
+	return errors.Join(unreadable, undecodable)
 }
 
 func (m *middleware) serve(next http.Handler, w http.ResponseWriter, r *http.Request) {
@@ -72,7 +84,7 @@ func (m *middleware) serve(next http.Handler, w http.ResponseWriter, r *http.Req
 }
 
 func (m *middleware) start(r *http.Request, w http.ResponseWriter) *recording {
-	x := newRecord(m.Budget)
+	x := newRecord(m)
 	x.Start = time.Now()
 	x.Client = clientip.From(r)
 	x.Proto, x.Method, x.Scheme, x.Host = r.Proto, r.Method, "http", r.Host
@@ -92,7 +104,9 @@ func (m *middleware) start(r *http.Request, w http.ResponseWriter) *recording {
 	x.Request.Body.Type = r.Header.Get("Content-Type")
 	x.Response.Body.Declared = -1
 
-	skip := decideRequest(r)
+	x.record.request.codings = codings(r.Header)
+
+	skip := decideRequest(r, m.decoders)
 	if m.RequestBody != nil && skip.negotiable() {
 		skip = m.RequestBody(r, skip)
 	}
@@ -139,6 +153,9 @@ func (rec *recording) finish(cause any) {
 }
 
 func (m *middleware) offer(ctx context.Context, x *Exchange) {
+	if !m.queued {
+		x.finish(ctx)
+	}
 	if m.Observer != nil && !m.queued {
 		e := x.event(EventDropped)
 		e.Drop, e.Start = DropFailed, time.Now() // unless Record returns without an error

@@ -56,7 +56,8 @@ const (
 
 	// EventSkipped says that nothing was captured of a body, EventTruncated that
 	// only a beginning was; Part is whose, Skip is why. They are told before the
-	// exchange's first event of those above.
+	// exchange's first event of those above, and once more before EventDelivered
+	// if decoding or masking left out more.
 	EventSkipped
 	EventTruncated
 )

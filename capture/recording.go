@@ -98,7 +98,7 @@ func (rec *recording) phaseLocked() Phase {
 // Header decides about the response's body.
 func (rec *recording) Header(status int, h http.Header) {
 	now := time.Now()
-	skip, sniff := decideResponse(rec.r.Method, status, h)
+	skip, sniff := decideResponse(rec.r.Method, status, h, rec.m.decoders)
 	if hook := rec.m.ResponseBody; hook != nil && skip.negotiable() {
 		if skip = hook(rec.r2, status, h, skip); skip != "" {
 			sniff = false
@@ -118,6 +118,7 @@ func (rec *recording) Header(status int, h http.Header) {
 	x.Response.Header = rec.m.redact.appendHeader(rec.roomLocked(), h, http.TrailerPrefix)
 	x.Response.Body.Declared = declaredLength(h)
 	x.Response.Body.Type = h.Get("Content-Type")
+	x.record.response.codings = codings(h)
 	rec.response.start(rec.m.ResponseCap, skip)
 	if rec.sniffing = sniff && rec.response.skip == ""; rec.sniffing {
 		rec.response.limit = max(rec.response.limit, sniffLen)
@@ -212,7 +213,7 @@ func (rec *recording) sniffLocked(first []byte) {
 	}
 	media := http.DetectContentType(first)
 	rec.x.Response.Body.Type = media
-	if skip := decideType(media, nil); skip != "" {
+	if skip := decideType(media, nil, nil); skip != "" {
 		rec.response.drop(skip)
 		return
 	}

@@ -98,6 +98,9 @@ func slogMessage(m *Message) []slog.Attr {
 	if m.Body.Type != "" {
 		attrs = append(attrs, slog.String("content_type", m.Body.Type))
 	}
+	if m.Body.Encoding != "" {
+		attrs = append(attrs, slog.String("decoded", m.Body.Encoding))
+	}
 	if m.Body.Skipped != "" {
 		attrs = append(attrs, slog.String("skipped", string(m.Body.Skipped)))
 	}
