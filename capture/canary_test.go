@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -32,6 +33,33 @@ var sinksUnderTest = []struct {
 	{"Async", func(w io.Writer) (capture.Sink, func(context.Context) error) {
 		q := capture.Async(capture.JSONL(w), &capture.AsyncOptions{OnError: func(err error) { fmt.Fprintln(w, err) }})
 		return q, q.Close
+	}},
+	{"HAR", func(w io.Writer) (capture.Sink, func(context.Context) error) {
+		f := must(os.CreateTemp("", "*.har"))
+		f.Close()
+		os.Remove(f.Name())
+		h := must(capture.OpenHAR(f.Name()))
+		return h, func(context.Context) error {
+			defer os.Remove(f.Name())
+			err := h.Close()
+			text, _ := os.ReadFile(f.Name())
+			w.Write(text)
+			return err
+		}
+	}},
+	{"Ring", func(w io.Writer) (capture.Sink, func(context.Context) error) {
+		r := capture.NewRing(nil)
+		return r, func(ctx context.Context) error {
+			for n := int64(0); n < r.Last(); {
+				x, number, err := r.Next(ctx, n)
+				if err != nil {
+					return err
+				}
+				n = number
+				fmt.Fprintf(w, "%+v\n%s\n%s\n", x, x.Request.Body.Bytes(), x.Response.Body.Bytes())
+			}
+			return nil
+		}
 	}},
 	{"a queue behind a function", func(w io.Writer) (capture.Sink, func(context.Context) error) {
 		q := capture.Async(capture.JSONL(w), nil)
