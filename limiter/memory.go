@@ -170,7 +170,7 @@ func (m *Memory) take(ctx context.Context, c *Charge, r *Result) error {
 // takeKnown is takeAny for a plan that is remembered, a Cost above 0 and no
 // MaxDelay. It reports false if it is for takeAny to decide.
 func (m *Memory) takeKnown(pl *plan, c *Charge, r *Result) bool {
-	price, ok := pl.q.price(c.Cost)
+	price, slack, ok := pl.cost(c.Cost)
 	if !ok {
 		return false
 	}
@@ -180,27 +180,20 @@ func (m *Memory) takeKnown(pl *plan, c *Charge, r *Result) bool {
 	s.mu.Lock()
 	now = s.tickLocked(now)
 	i, found := s.findLocked(id)
-	if !found {
-		s.mu.Unlock()
-		return false
+	if found {
+		slot := &s.slots[i]
+		ahead := max(0, slot.at-now)
+		wait := ahead - slack
+		if wait <= 0 {
+			r.Receipt = slot.charge(now, price)
+			ahead += price
+		}
+		// Under the lock: unlocking waits for what was written, and else the
+		// caller would wait for it again when it copies the result.
+		pl.tell(r, ahead, wait)
 	}
-	slot := &s.slots[i]
-	b := slot.bucket()
-	wait := pl.q.wait(b, now, 0, price)
-	if wait <= 0 {
-		r.Receipt = b.charge(now, price, false)
-		slot.store(b)
-	}
-	// Under the lock: unlocking waits for what was written, and else the caller
-	// would wait for it again when it copies the result.
-	r.Allowed = wait <= 0
-	r.Limit = c.Policy.Limit
-	r.Remaining = pl.q.remaining(b, now)
-	r.RetryAfter = time.Duration(max(0, wait))
-	r.ResetAfter = time.Duration(max(0, b.arrival-now))
-	r.Source = SourceMemory
 	s.mu.Unlock()
-	return true
+	return found
 }
 
 func (m *Memory) takeAny(ctx context.Context, c *Charge, r *Result) error {

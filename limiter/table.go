@@ -55,6 +55,18 @@ func (s *slot) store(b bucket) {
 	}
 }
 
+// charge takes price from the bucket of s, for a caller that does not wait.
+func (s *slot) charge(now, price int64) Receipt {
+	if s.rest == 0 { // nothing to keep, so this is all
+		s.at = max(s.at, now) + price
+		return Receipt{Paid: price, Until: s.at}
+	}
+	b := s.bucket()
+	r := b.charge(now, price, false)
+	s.store(b)
+	return r
+}
+
 // whole returns when the state is as good as none.
 func (s *slot) whole() uint64 {
 	switch s.shape() {
