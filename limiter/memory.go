@@ -29,9 +29,9 @@ type MemoryOptions struct {
 	// bytes a key beside its slot in a table. A quota can hold Limit events, so allow for
 	// 24 bytes times Limit for every key that may be used up. When there is no
 	// room, what RefuseNew says of keys goes for their logs; but a charge is
-	// also refused without it if no other log is found to forget. 0 means a
-	// sixteenth of MaxBytes, 4 MiB by default; negative or more than half of
-	// MaxBytes panics.
+	// also refused without it if no other log is found to forget. 0 means 3/64
+	// of MaxBytes, 3 MiB by default; negative or more than half of MaxBytes
+	// panics.
 	LogBytes int64
 
 	// Observer is told of evictions and of refusals for want of room, after
@@ -62,7 +62,7 @@ type MemoryStats struct {
 // It has no goroutine and needs no Close.
 //
 // A decision reads the clock once, locks one of 256 shards, and allocates
-// nothing but the logs of SlidingLog. State is kept under a seeded hash of 112
+// nothing but the logs of SlidingLog. State is kept under a seeded hash of 104
 // bits of Name, Algorithm, Key and, where units are counted by windows, Window;
 // the strings themselves are not kept, so their length costs no memory.
 // What is whole again is dropped when room is needed.
@@ -106,11 +106,11 @@ func NewMemory(opts *MemoryOptions) *Memory {
 	}
 	o.MaxBytes = max(o.MaxBytes, 1<<10)
 	if o.LogBytes < 0 || o.LogBytes > o.MaxBytes/2 {
-		panic(fmt.Sprintf("limiter: NewMemory: LogBytes is %d; allowed: 0 (a sixteenth of MaxBytes) to half of MaxBytes, %d",
+		panic(fmt.Sprintf("limiter: NewMemory: LogBytes is %d; allowed: 0 (3/64 of MaxBytes) to half of MaxBytes, %d",
 			o.LogBytes, o.MaxBytes/2))
 	}
 	if o.LogBytes == 0 {
-		o.LogBytes = o.MaxBytes / 16
+		o.LogBytes = o.MaxBytes / 64 * 3
 	}
 	// A shard should have room for a few dozen keys, or some overflow long
 	// before the others.
