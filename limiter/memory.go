@@ -167,6 +167,14 @@ func (m *Memory) take(ctx context.Context, c *Charge, r *Result) error {
 	return m.takeAny(ctx, c, r)
 }
 
+// takePlanned is take for a charge to pl's policy, a TokenBucket, without MaxDelay.
+func (m *Memory) takePlanned(ctx context.Context, pl *plan, c *Charge, r *Result) error {
+	if c.Cost > 0 && m.takeKnown(pl, c, r) {
+		return nil
+	}
+	return m.takeAny(ctx, c, r)
+}
+
 // takeKnown is takeAny for a plan that is remembered, a Cost above 0 and no
 // MaxDelay. It reports false if it is for takeAny to decide.
 func (m *Memory) takeKnown(pl *plan, c *Charge, r *Result) bool {
