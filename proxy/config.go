@@ -64,6 +64,12 @@ type Config struct {
 	// negative is a fault.
 	MaxInformational int
 
+	// MaxTunnels is how many upgraded connections (WebSockets) may be open, those
+	// included whose upstream has yet to agree; one more is answered with 503
+	// and Retry-After. Each takes two descriptors. 0 means 10,000; negative is a
+	// fault.
+	MaxTunnels int
+
 	// WrapTransport is called once, by New, with the transport that New built,
 	// and returns the one to use: to trace each attempt, to add credentials.
 	// What it returns must be safe for concurrent use, must not buffer bodies,
@@ -127,6 +133,13 @@ type Timeouts struct {
 	// an answer ends.
 	ClientIdle time.Duration
 
+	// TunnelIdle bounds how long nothing at all is sent through a tunnel (an
+	// upgraded connection), in either direction. Then both ends of the WebSocket
+	// get a Close frame with status 1001, and a second later both connections
+	// are closed. Default 1 h: most clients, or what is between, ping far more
+	// often. No other limit applies to tunnels.
+	TunnelIdle time.Duration
+
 	// IdleConn is how long an unused connection to an upstream is kept.
 	// Default 90 s. It should be less than the upstream's own.
 	IdleConn time.Duration
@@ -144,6 +157,7 @@ func (t Timeouts) resolved() Timeouts {
 		{&t.ExpectContinue, time.Second},
 		{&t.UpstreamIdle, 60 * time.Second},
 		{&t.ClientIdle, 60 * time.Second},
+		{&t.TunnelIdle, time.Hour},
 		{&t.IdleConn, 90 * time.Second},
 	} {
 		if *f.d == 0 {
@@ -182,6 +196,9 @@ func (cfg *Config) resolve() (upstreams []*upstream, strip prefix, faults []erro
 	if cfg.MaxInformational < 0 {
 		fault("MaxInformational is %d: 0 (meaning %d) and more are allowed", cfg.MaxInformational, defaultInformational)
 	}
+	if cfg.MaxTunnels < 0 {
+		fault("MaxTunnels is %d: 0 (meaning %d) and more are allowed", cfg.MaxTunnels, defaultTunnels)
+	}
 	if cfg.MaxIdleConns == 0 {
 		cfg.MaxIdleConns = defaultIdleConns
 	}
@@ -191,6 +208,9 @@ func (cfg *Config) resolve() (upstreams []*upstream, strip prefix, faults []erro
 	if cfg.MaxInformational == 0 {
 		cfg.MaxInformational = defaultInformational
 	}
+	if cfg.MaxTunnels == 0 {
+		cfg.MaxTunnels = defaultTunnels
+	}
 	cfg.Timeouts = cfg.Timeouts.resolved()
 	return upstreams, strip, faults
 }
@@ -199,6 +219,7 @@ const (
 	defaultIdleConns     = 64
 	defaultHeaderBytes   = 64 << 10
 	defaultInformational = 8
+	defaultTunnels       = 10_000
 )
 
 var errNilTransport = errors.New("proxy: WrapTransport returned nil: a RoundTripper is needed")

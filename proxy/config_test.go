@@ -15,6 +15,7 @@ func TestNewReportsAllFaults(t *testing.T) {
 		MaxIdleConns:           -1,
 		MaxResponseHeaderBytes: -1,
 		MaxInformational:       -1,
+		MaxTunnels:             -1,
 		WrapTransport:          func(http.RoundTripper) http.RoundTripper { return nil },
 	})
 	if err == nil {
@@ -23,14 +24,14 @@ func TestNewReportsAllFaults(t *testing.T) {
 	lines := strings.Split(err.Error(), "\n")
 	for i, want := range []string{
 		"Upstreams[0].URL", "Upstreams[1].URL", "Upstreams[2].URL is not", "StripPrefix", "MaxIdleConns", "MaxResponseHeaderBytes",
-		"MaxInformational", "WrapTransport",
+		"MaxInformational", "MaxTunnels", "WrapTransport",
 	} {
 		if i >= len(lines) || !strings.HasPrefix(lines[i], "proxy: "+want) {
 			t.Fatalf("fault %d is not about %s:\n%v", i, want, err)
 		}
 	}
-	if len(lines) != 8 {
-		t.Errorf("%d faults, want 8:\n%v", len(lines), err)
+	if len(lines) != 9 {
+		t.Errorf("%d faults, want 9:\n%v", len(lines), err)
 	}
 }
 

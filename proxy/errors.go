@@ -38,6 +38,9 @@ var details = map[int]problem.Details{
 	http.StatusBadGateway: {
 		Detail: "The upstream server could not be reached or gave no valid answer.",
 	},
+	http.StatusServiceUnavailable: {
+		Detail: "The server shuts down and makes no new upgraded connections.",
+	},
 	http.StatusGatewayTimeout: {
 		Detail: "The upstream server did not answer in time.",
 	},
@@ -60,6 +63,8 @@ func (x *exchange) status(err error) int {
 		return http.StatusRequestTimeout
 	case errors.Is(err, errUpstreamIdle):
 		return http.StatusGatewayTimeout
+	case errors.Is(err, errShutdown):
+		return http.StatusServiceUnavailable
 	}
 	switch gone := x.in.Context().Err(); {
 	case errors.Is(gone, context.DeadlineExceeded):
@@ -96,13 +101,16 @@ func (x *exchange) uploadStatus(err error) int {
 // connection was hijacked.
 func (x *exchange) fail(w http.ResponseWriter, _ *http.Request, err error) {
 	if x.tunnel != nil && x.tunnel.writer.Hijacked() {
-		x.log(statusClientClosed, "proxy: tunnel ended", err)
+		x.log(statusClientClosed, "proxy: tunnel not opened", err)
 		return
 	}
 	status := x.status(err)
 	x.log(status, "proxy: request failed", err)
 	if status == http.StatusRequestTimeout && x.in.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close") // RFC 9110 section 15.5.9
+	}
+	if status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", retryAfter)
 	}
 	d := details[status]
 	d.Status = status
@@ -122,7 +130,7 @@ func (x *exchange) logCut() {
 }
 
 // log leaves out the query, where secrets are.
-func (x *exchange) log(status int, msg string, err error) {
+func (x *exchange) log(status int, msg string, err error, more ...slog.Attr) {
 	level := slog.LevelDebug
 	if status >= 500 {
 		level = slog.LevelError
@@ -144,5 +152,5 @@ func (x *exchange) log(status int, msg string, err error) {
 	if err != nil {
 		attrs = append(attrs, slog.String("error", err.Error()))
 	}
-	logger.LogAttrs(ctx, level, msg, attrs...)
+	logger.LogAttrs(ctx, level, msg, append(attrs, more...)...)
 }

@@ -50,8 +50,7 @@ var past = time.Unix(1, 0)
 
 func (x *exchange) serve(w http.ResponseWriter) {
 	x.w = w
-	if wantsUpgrade(x.in) {
-		x.tunnel = &tunnel{}
+	if x.tunnel != nil {
 		x.w = x.tunnel.writer.Wrap(w, x.tunnel)
 	}
 	x.watch.limits = [...]time.Duration{
@@ -84,10 +83,7 @@ func (x *exchange) finish(done bool) {
 		x.cancel(nil)
 	}
 	if t := x.tunnel; t != nil {
-		if t.backend != nil {
-			t.backend.Close() // ReverseProxy keeps it open if Hijack fails
-		}
-		t.writer.Finish(done)
+		t.finish(x, done)
 		if t.writer.Hijacked() {
 			return
 		}

@@ -26,6 +26,10 @@ var (
 	refusedUnrouted = &refusal{http.StatusNotFound, "Nothing is served under this path.", false}
 )
 
+// retryAfter is what a client is told that was refused because of what others
+// do, in seconds: long enough to spare the server, and not worth an option.
+const retryAfter = "10"
+
 // check decides whether r may be sent to an upstream, and under which escaped
 // path.
 func (p *Proxy) check(r *http.Request) (path string, refused *refusal) {
@@ -79,6 +83,9 @@ func (f *refusal) write(w http.ResponseWriter, r *http.Request) {
 		// Required by RFC 9110 section 15.5.6. What the upstream allows is not
 		// known here; these are what the proxy lets through.
 		w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+	}
+	if f.status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", retryAfter)
 	}
 	if f.final && r.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close")

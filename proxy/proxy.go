@@ -11,6 +11,8 @@
 //     even if middleware recovers the panic.
 //   - Each phase has a time limit that fits streams: what moves may last for
 //     ever, what has stopped is ended.
+//   - WebSockets are told when the server goes down (Shutdown), bounded in number,
+//     and ended when nobody speaks any more.
 //   - Forwarding fields (X-Forwarded-For and the like) are written from what
 //     clientip has judged, never copied from a client.
 //   - Errors are answered as application/problem+json (RFC 9457) that tells the
@@ -28,6 +30,7 @@
 //	500     the upstream agreed to an upgrade, but a ResponseWriter in front has no Hijack
 //	502     the upstream cannot be reached, or its answer is not valid HTTP,
 //	        too large in its header, or changes the protocol unasked
+//	503     an upgrade, while there are MaxTunnels or after Shutdown
 //	504     a time limit of dialing, TLS, the header, or the request's body passed
 //
 // After the header was sent there is no status to give: the answer is broken
@@ -58,7 +61,8 @@ import (
 // concurrent use by multiple goroutines and must be made by [New].
 //
 // Its connections to upstreams are kept for reuse and closed when they have
-// been idle for Timeouts.IdleConn; there is nothing that must be closed.
+// been idle for Timeouts.IdleConn; there is nothing that must be closed. A
+// server that ends in an orderly way calls Shutdown for the WebSockets.
 type Proxy struct {
 	cfg       Config // with defaults filled in
 	strip     prefix
@@ -68,6 +72,7 @@ type Proxy struct {
 	base      *http.Transport
 	transport http.RoundTripper // base, as WrapTransport returned it
 	buffers   bufferPool
+	tunnels   tunnels
 	discard   *log.Logger
 }
 
@@ -82,6 +87,7 @@ func New(cfg Config) (*Proxy, error) {
 		base:      newTransport(&cfg),
 		discard:   log.New(io.Discard, "", 0),
 	}
+	p.tunnels.buffers, p.tunnels.max = &p.buffers, p.cfg.MaxTunnels
 	p.transport = p.base
 	if cfg.WrapTransport != nil {
 		if p.transport = cfg.WrapTransport(p.base); p.transport == nil {
@@ -103,7 +109,15 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refused.write(w, r)
 		return
 	}
-	x := &exchange{proxy: p, in: r, path: path, upstream: p.pick()}
+	var t *tunnel
+	if wantsUpgrade(r) {
+		if refused := p.tunnels.admit(); refused != nil {
+			refused.write(w, r)
+			return
+		}
+		t = &tunnel{registry: &p.tunnels, idle: p.cfg.Timeouts.TunnelIdle}
+	}
+	x := &exchange{proxy: p, in: r, path: path, upstream: p.pick(), tunnel: t}
 	x.serve(w)
 }
 
