@@ -207,7 +207,7 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 	}
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		x.watch.stop()
-		if err := x.tunnel.accept(res); err != nil {
+		if err := x.tunnel.accept(x.in.Context(), res); err != nil {
 			return nil, err
 		}
 		return res, nil

@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"bufio"
+	"cmp"
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -31,6 +33,8 @@ type tunnel struct {
 	up      flow     // from the client to the upstream
 	down    flow
 
+	uncancel func() bool // forgets about the request's context
+
 	began time.Time
 	moved atomic.Int64 // when something last did, as time since began
 
@@ -51,7 +55,7 @@ var (
 //
 // ReverseProxy does not close the connection of a 101 that it refuses, and
 // relays all its hop-by-hop fields (golang/go#80875).
-func (t *tunnel) accept(res *http.Response) error {
+func (t *tunnel) accept(ctx context.Context, res *http.Response) error {
 	if t == nil || !hasToken(res.Header["Connection"], "upgrade") || !hasToken(res.Header["Upgrade"], websocket) {
 		res.Body.Close()
 		return errSwitch
@@ -71,9 +75,18 @@ func (t *tunnel) accept(res *http.Response) error {
 	t.up.tunnel, t.down.tunnel = t, t
 	t.up.frames.masked = true
 	if !t.registry.open(t) {
+		t.backend = nil
 		backend.Close()
 		return errShutdown
 	}
+	// ReverseProxy closes only the upstream's connection when the request is
+	// cancelled. If that had ended before, it waits for the client for ever.
+	t.uncancel = context.AfterFunc(ctx, func() {
+		t.mu.Lock()
+		t.reason = cmp.Or(t.reason, context.Cause(ctx))
+		t.mu.Unlock()
+		t.cut()
+	})
 	res.Body = &backendEnd{backend, t}
 	return nil
 }
@@ -256,9 +269,7 @@ func (f *flow) closeLocked() {
 // end asks both ends to leave. It does not wait for that.
 func (t *tunnel) end(reason error) {
 	t.mu.Lock()
-	if t.reason == nil {
-		t.reason = reason
-	}
+	t.reason = cmp.Or(t.reason, reason)
 	t.mu.Unlock()
 	// Each on its own: a peer that does not read holds its flow's mu.
 	go t.up.close()
@@ -325,6 +336,7 @@ func (t *tunnel) tick() {
 func (t *tunnel) finish(x *exchange, done bool) {
 	if t.backend != nil {
 		t.backend.Close() // ReverseProxy keeps it open if Hijack fails
+		t.uncancel()
 	}
 	t.writer.Finish(done)
 	t.mu.Lock()

@@ -364,6 +364,37 @@ func TestMaxTunnels(t *testing.T) {
 	c.Close()
 }
 
+// A tunnel of which the upstream's half has ended is ended when its request is
+// cancelled.
+func TestCancelledTunnelEnds(t *testing.T) {
+	noLeaks(t)
+	up := answer(t, switching)
+	for name, h := range map[string]http.Handler{"Proxy": newProxy(t, nil, up), "ReverseProxy": bare(t, up)} {
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan bool, 1)
+		s := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			defer func() { ended <- true }()
+			h.ServeHTTP(w, r.WithContext(ctx))
+		}))
+		c := openWS(t, s.URL, 0)
+		if got := readAllWS(c.br); got != nil {
+			t.Fatal(got)
+		}
+		cancel()
+		if name == "Proxy" {
+			<-ended
+			continue
+		}
+		select {
+		case <-ended:
+			t.Error("bare ReverseProxy ends it as well; the fault is mended upstream")
+		case <-time.After(100 * time.Millisecond):
+		}
+		c.Close()
+		<-ended
+	}
+}
+
 // What ends a tunnel, and how much went through, is in the log.
 func TestTunnelIsAccounted(t *testing.T) {
 	noLeaks(t)

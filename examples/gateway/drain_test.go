@@ -2,6 +2,8 @@ package main_test
 
 import (
 	"bufio"
+	"cmp"
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -18,7 +20,7 @@ import (
 // drainable lets requests in flight have two seconds after SIGTERM.
 const drainable = `
 timeouts: {shutdown: 2s}
-routes: [{path: /, upstreams: [demo]}]
+routes: [{path: /, upstreams: [demo]}, {path: /polite/, upstreams: [demo], strip_prefix: /polite}]
 `
 
 // After SIGTERM what can finish does, what cannot is cut at the deadline so that
@@ -32,6 +34,16 @@ func TestDrain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tunnel.CloseNow()
+	polite, _, err := websocket.Dial(t.Context(), g.URL+"/polite/ws", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer polite.CloseNow()
+	told := make(chan error, 1)
+	go func() { // and answers, while nobody reads from the other
+		_, _, err := polite.Read(context.Background())
+		told <- err
+	}()
 	finishing, sent := make(chan error, 1), make(chan struct{})
 	go func() {
 		req := request(t, "GET", g.URL+"/slow?delay=1s", "")
@@ -77,16 +89,20 @@ func TestDrain(t *testing.T) {
 	if _, _, err := tunnel.Read(t.Context()); err == nil {
 		t.Error("the WebSocket is still open")
 	}
+	if err := <-told; websocket.CloseStatus(err) != websocket.StatusGoingAway {
+		t.Errorf("a WebSocket ended with %v, want status 1001", err)
+	}
 	byPath := map[string]record{}
 	for _, r := range readAudit(t, g.Audit) {
 		byPath[r.Path] = r
 	}
-	for _, path := range []string{"/slow", "/clock", "/download", "/ws"} {
+	for _, path := range []string{"/slow", "/clock", "/download", "/ws", "/polite/ws"} {
 		r, ok := byPath[path]
 		if !ok {
 			t.Errorf("%s is not in the audit", path)
 		}
-		if cut := r.Attributes["cut_by"] == "shutdown"; cut != (path != "/slow") || cut == (r.Outcome == "ok") {
+		outcome := map[string]string{"/slow": "ok", "/polite/ws": "hijacked"}[path]
+		if cut := r.Attributes["cut_by"] == "shutdown"; cut != (outcome == "") || cut == (r.Outcome == cmp.Or(outcome, "ok")) {
 			t.Errorf("%s is recorded as %s", path, r.line)
 		}
 	}

@@ -22,33 +22,36 @@ import (
 //
 // Matching comes before capture, so that the record of every request has its
 // route, and capture before the limits, so that refusals and requests for which
-// there is no route are recorded too.
-func newGateway(c *config.Config, demo string, sink capture.Sink, lost func(error), log *slog.Logger) (http.Handler, error) {
+// there is no route are recorded too. The proxies, one a route, are returned for
+// their tunnels to be drained.
+func newGateway(c *config.Config, demo string, sink capture.Sink, lost func(error), log *slog.Logger) (http.Handler, []*proxy.Proxy, error) {
 	trust := make([]netip.Prefix, len(c.Trust))
 	for i, p := range c.Trust {
 		trust[i] = p.Prefix
 	}
 	resolver, err := clientip.New(trust, nil)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	var proxies []*proxy.Proxy
 	mux := http.NewServeMux()
 	bodiless := map[string]bool{} // by pattern
 	store := limiter.NewMemory(nil)
 	for i, r := range c.Routes {
-		h, err := newRoute(r, c.Timeouts, demo, store, resolver, log)
+		h, p, err := newRoute(r, c.Timeouts, demo, store, resolver, log)
 		if err != nil {
-			return nil, fmt.Errorf("routes[%d]: %w", i, err)
+			return nil, nil, fmt.Errorf("routes[%d]: %w", i, err)
 		}
+		proxies = append(proxies, p)
 		mux.Handle(r.Path.Text, h)
 		bodiless[r.Path.Text] = !r.Capture
 	}
 	record := capture.Middleware(sink, captureOptions(c.Audit, bodiless, lost))
-	return resolver.Middleware(match(mux, record(noteCut(refuseOdd(mux))))), nil
+	return resolver.Middleware(match(mux, record(noteCut(refuseOdd(mux))))), proxies, nil
 }
 
-// newRoute returns what answers the requests of one route.
-func newRoute(r config.Route, t config.Timeouts, demo string, store limiter.Limiter, resolver *clientip.Resolver, log *slog.Logger) (http.Handler, error) {
+// newRoute returns what answers the requests of one route, and the proxy in it.
+func newRoute(r config.Route, t config.Timeouts, demo string, store limiter.Limiter, resolver *clientip.Resolver, log *slog.Logger) (http.Handler, *proxy.Proxy, error) {
 	upstreams := make([]proxy.Upstream, len(r.Upstreams))
 	for i, u := range r.Upstreams {
 		upstreams[i].URL = string(u)
@@ -69,21 +72,21 @@ func newRoute(r config.Route, t config.Timeouts, demo string, store limiter.Limi
 		},
 	})
 	if err != nil || len(r.Limits) == 0 {
-		return p, err
+		return p, p, err
 	}
 	rules := make(limiter.Rules, len(r.Limits))
 	for i, l := range r.Limits {
 		rules[i] = limiter.Rule{Policy: l.Policy(), Key: l.Key.Func()}
 	}
 	if err := rules.Validate(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	note := func(r *http.Request, d limiter.Decision) {
 		if !d.Allowed {
 			capture.From(r.Context()).Refused(refuser(rules, d))
 		}
 	}
-	return limiter.Middleware(store, rules, &limiter.Options{OnDecision: note})(p), nil
+	return limiter.Middleware(store, rules, &limiter.Options{OnDecision: note})(p), p, nil
 }
 
 // refuser names what refused a request, for its record.

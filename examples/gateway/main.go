@@ -68,7 +68,7 @@ func serve(c *config.Config, withTour bool, signals <-chan os.Signal, stdout, st
 		return err
 	}
 	defer func() { err = errors.Join(err, audit.close()) }()
-	gateway, err := newGateway(c, demo.URL, audit.queue, audit.failed, log)
+	gateway, proxies, err := newGateway(c, demo.URL, audit.queue, audit.failed, log)
 	if err != nil {
 		return usageError{err}
 	}
@@ -81,5 +81,5 @@ func serve(c *config.Config, withTour bool, signals <-chan os.Signal, stdout, st
 	if withTour {
 		tour(stdout, base, c.Audit.File)
 	}
-	return newServer(gateway, c.Timeouts, log).serve(ln, signals)
+	return newServer(gateway, proxies, c.Timeouts, log).serve(ln, signals)
 }

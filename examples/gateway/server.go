@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/goweir/weir/examples/gateway/internal/config"
+	"github.com/goweir/weir/proxy"
 )
 
 // maxHeaderBytes bounds a request's header; net/http allows 1 MiB, most of which
@@ -25,6 +26,7 @@ const maxHeaderBytes = 32 << 10
 // that the proxy has no part in.
 type server struct {
 	http     *http.Server
+	proxies  []*proxy.Proxy
 	shutdown time.Duration
 	log      *slog.Logger
 
@@ -35,9 +37,9 @@ type server struct {
 // errShutdown is why requests are cancelled that did not end in time.
 var errShutdown = errors.New("the gateway shuts down")
 
-func newServer(h http.Handler, t config.Timeouts, log *slog.Logger) *server {
+func newServer(h http.Handler, proxies []*proxy.Proxy, t config.Timeouts, log *slog.Logger) *server {
 	ctx, cut := context.WithCancelCause(context.Background())
-	s := &server{shutdown: time.Duration(t.Shutdown), log: log, cut: cut}
+	s := &server{proxies: proxies, shutdown: time.Duration(t.Shutdown), log: log, cut: cut}
 	s.http = &http.Server{
 		Handler:           s.counted(lingering(h, time.Duration(t.Stall))),
 		ReadHeaderTimeout: time.Duration(t.ReadHeader),
@@ -104,6 +106,10 @@ func (s *server) serve(ln net.Listener, signals <-chan os.Signal) error {
 // requests that do and closes their connections.
 func (s *server) drain(ctx context.Context) {
 	idle := make(chan struct{})
+	for _, p := range s.proxies {
+		// Those that do not answer are left to cut, so that the audit says so.
+		go p.Shutdown(context.WithoutCancel(ctx))
+	}
 	err := s.http.Shutdown(ctx)
 	go func() {
 		s.inFlight.Lock()
