@@ -70,10 +70,42 @@ func TestAllocations(t *testing.T) {
 		r, w := browser(), &blank{http.Header{}}
 		return testing.AllocsPerRun(200, func() { clear(w.h); h.ServeHTTP(w, r) })
 	}
-	// Ten more, four of them for the limits on idle bodies; the race detector
-	// empties pools at random.
-	if got, base := per(p), per(bareStub(&arrayPool{})); got > base+12 {
+	// Eleven more, four of them for the limits on idle bodies and one for the
+	// request's id; the race detector empties pools at random.
+	if got, base := per(p), per(bareStub(&arrayPool{})); got > base+13 {
 		t.Errorf("%v allocations a request, ReverseProxy with a pool has %v", got, base)
+	}
+}
+
+// What is switched off costs nothing, and of what is on by default only a new
+// request id does.
+func TestAllocationsOfOptions(t *testing.T) {
+	per := func(edit func(*proxy.Config)) float64 {
+		p := newProxy(t, func(cfg *proxy.Config) {
+			cfg.WrapTransport = func(http.RoundTripper) http.RoundTripper { return stub{1024} }
+			cfg.Via, cfg.RequestIDHeader = "-", "-"
+			edit(cfg)
+		}, "http://upstream")
+		r, w := browser(), &blank{http.Header{}}
+		return testing.AllocsPerRun(200, func() { clear(w.h); p.ServeHTTP(w, r) })
+	}
+	off := per(func(*proxy.Config) {})
+	for name, tt := range map[string]struct {
+		edit func(*proxy.Config)
+		most float64
+	}{
+		"Via":                  {func(cfg *proxy.Config) { cfg.Via = "" }, 0},
+		"RequestIDHeader":      {func(cfg *proxy.Config) { cfg.RequestIDHeader = "" }, 1},
+		"defaults":             {func(cfg *proxy.Config) { cfg.Via, cfg.RequestIDHeader = "", "" }, 1},
+		"Forwarded":            {func(cfg *proxy.Config) { cfg.Forwarded = true }, 1},
+		"RefuseEscapedSlashes": {func(cfg *proxy.Config) { cfg.RefuseEscapedSlashes = true }, 0},
+		"QueryRefuse":          {func(cfg *proxy.Config) { cfg.Query = proxy.QueryRefuse }, 0},
+		"QueryRaw":             {func(cfg *proxy.Config) { cfg.Query = proxy.QueryRaw }, 0},
+	} {
+		// Half of one for the race detector, which empties pools at random.
+		if got := per(tt.edit) - off; got > tt.most+0.5 {
+			t.Errorf("%s: %v allocations a request, want at most %v", name, got, tt.most)
+		}
 	}
 }
 

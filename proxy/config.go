@@ -1,11 +1,13 @@
 package proxy
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/goweir/weir/clientip"
@@ -29,6 +31,16 @@ type Config struct {
 	// remains is sent as the client escaped it. Empty: nothing is removed.
 	StripPrefix string
 
+	// RefuseEscapedSlashes answers paths with %2F or %5C with 400. Servers
+	// disagree on whether these separate segments, so that a guard may see one
+	// path and the upstream another. False sends them on as they are, because
+	// many applications put whole names into one segment.
+	RefuseEscapedSlashes bool
+
+	// Query says what becomes of queries that parsers read differently. The zero
+	// value is QueryClean.
+	Query QueryPolicy
+
 	// PreserveHost sends the client's Host to the upstream. False sends the
 	// host of the upstream's URL, which is what name-based upstreams need; the
 	// client's is in X-Forwarded-Host either way.
@@ -40,6 +52,29 @@ type Config struct {
 	// Middleware stands in front. Nil trusts nobody: such fields are dropped,
 	// and the client is the one [clientip.From] names.
 	Trust *clientip.Resolver
+
+	// Forwarded writes a Forwarded field (RFC 7239), too, with "for", "host" and
+	// "proto". If a peer that Trust trusts sent one, an element with the peer's
+	// own address is appended to it; else the element says what the X-Forwarded
+	// fields say. An address that is not known is "unknown". False writes none,
+	// and passes on what a trusted peer sent.
+	Forwarded bool
+
+	// Via is the name under which the proxy adds itself to the Via field of
+	// requests (RFC 9110 section 7.6.3): a pseudonym, or a host with or without a
+	// port. Empty means "weir"; "-" leaves Via as it is, which some upstreams
+	// need that do not compress for proxies.
+	Via string
+
+	// RequestIDHeader is the field with the request's id, for the upstream and
+	// the log. It is the one that middleware in front has set in the header of
+	// the response, else the one that came from a peer that Trust trusts, else
+	// 128 new random bits in hexadecimal. Kept are ids of up to 128 letters,
+	// digits and characters of "-._~+/=:@"; those of others are replaced, as they
+	// could be made to look like another request's. Letters, digits and hyphens
+	// are allowed, and no name that has a meaning of its own. Empty means
+	// X-Request-Id; "-" sends no id and passes on what came.
+	RequestIDHeader string
 
 	// TLS configures connections to https upstreams: certificate authorities,
 	// client certificates. It is cloned. Nil is the default of crypto/tls.
@@ -187,6 +222,17 @@ func (cfg *Config) resolve() (upstreams []*upstream, strip prefix, faults []erro
 	if err != nil {
 		fault("StripPrefix %q: %w", cfg.StripPrefix, err)
 	}
+	if cfg.Query > QueryRaw {
+		fault("Query is %d: QueryClean, QueryRefuse and QueryRaw are allowed", cfg.Query)
+	}
+	cfg.Via = cmp.Or(cfg.Via, defaultVia)
+	if !isToken(strings.NewReplacer(":", "", "[", "", "]", "").Replace(cfg.Via)) {
+		fault("Via is %q: a token, a host, or a host and a port are allowed, and %q", cfg.Via, none)
+	}
+	cfg.RequestIDHeader = cmp.Or(cfg.RequestIDHeader, defaultRequestID)
+	if cfg.RequestIDHeader != none && !isRequestIDHeader(cfg.RequestIDHeader) {
+		fault("RequestIDHeader is %q: letters, digits and hyphens are allowed, no field with a meaning of its own, and %q", cfg.RequestIDHeader, none)
+	}
 	if cfg.MaxIdleConns < 0 {
 		fault("MaxIdleConns is %d: 0 (meaning %d) and more are allowed", cfg.MaxIdleConns, defaultIdleConns)
 	}
@@ -220,6 +266,7 @@ const (
 	defaultHeaderBytes   = 64 << 10
 	defaultInformational = 8
 	defaultTunnels       = 10_000
+	defaultVia           = "weir"
 )
 
 var errNilTransport = errors.New("proxy: WrapTransport returned nil: a RoundTripper is needed")

@@ -12,6 +12,9 @@ func TestNewReportsAllFaults(t *testing.T) {
 	_, err := proxy.New(proxy.Config{
 		Upstreams:              []proxy.Upstream{{URL: "ftp://h"}, {URL: "http://h/a?b"}, {URL: ":"}, {URL: "http://ok"}},
 		StripPrefix:            "api",
+		Query:                  3,
+		Via:                    "a b",
+		RequestIDHeader:        "X_Id",
 		MaxIdleConns:           -1,
 		MaxResponseHeaderBytes: -1,
 		MaxInformational:       -1,
@@ -23,15 +26,15 @@ func TestNewReportsAllFaults(t *testing.T) {
 	}
 	lines := strings.Split(err.Error(), "\n")
 	for i, want := range []string{
-		"Upstreams[0].URL", "Upstreams[1].URL", "Upstreams[2].URL is not", "StripPrefix", "MaxIdleConns", "MaxResponseHeaderBytes",
+		"Upstreams[0].URL", "Upstreams[1].URL", "Upstreams[2].URL is not", "StripPrefix", "Query", "Via", "RequestIDHeader", "MaxIdleConns", "MaxResponseHeaderBytes",
 		"MaxInformational", "MaxTunnels", "WrapTransport",
 	} {
 		if i >= len(lines) || !strings.HasPrefix(lines[i], "proxy: "+want) {
 			t.Fatalf("fault %d is not about %s:\n%v", i, want, err)
 		}
 	}
-	if len(lines) != 9 {
-		t.Errorf("%d faults, want 9:\n%v", len(lines), err)
+	if len(lines) != 12 {
+		t.Errorf("%d faults, want 12:\n%v", len(lines), err)
 	}
 }
 
@@ -90,6 +93,19 @@ func TestStripPrefixFaults(t *testing.T) {
 		_, err := proxy.New(proxy.Config{Upstreams: []proxy.Upstream{{URL: "http://h"}}, StripPrefix: prefix})
 		if (err == nil) != ok {
 			t.Errorf("%q: %v, want ok %t", prefix, err, ok)
+		}
+	}
+}
+
+func TestRequestIDHeaderFaults(t *testing.T) {
+	for name, ok := range map[string]bool{
+		"": true, "-": true, "X-Request-Id": true, "x-correlation-ID": true, "Traceparent": true,
+		"X_Request_Id": false, "X.Id": false, "a b": false, "X-Id:": false, "Connection": false, "host": false, "Via": false,
+		"x-forwarded-for": false, "Forwarded": false, "X-Real-Ip": false, "Content-Length": false, "TE": false,
+	} {
+		_, err := proxy.New(proxy.Config{Upstreams: []proxy.Upstream{{URL: "http://h"}}, RequestIDHeader: name})
+		if (err == nil) != ok {
+			t.Errorf("%q: %v, want ok %t", name, err, ok)
 		}
 	}
 }

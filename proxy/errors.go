@@ -149,6 +149,9 @@ func (x *exchange) log(status int, msg string, err error, more ...slog.Attr) {
 		slog.String("upstream", x.upstream.name),
 		slog.Int("status", status),
 	}
+	if id := x.forwarded.id[0]; id != "" {
+		attrs = append(attrs, slog.String("request_id", id))
+	}
 	if err != nil {
 		attrs = append(attrs, slog.String("error", err.Error()))
 	}

@@ -178,7 +178,10 @@ func (x *exchange) rewrite(pr *httputil.ProxyRequest) {
 	}
 	// ReverseProxy would announce the names and send no values.
 	out.Trailer = nil
-	x.forwarded.set(out.Header, pr.In, x.proxy.cfg.Trust)
+	if x.proxy.cfg.Query != QueryClean {
+		out.URL.RawQuery = pr.In.URL.RawQuery
+	}
+	x.forwarded.set(out.Header, pr.In, x.proxy, x.w.Header())
 }
 
 // RoundTrip is one attempt to get an answer from the upstream.

@@ -2,22 +2,48 @@ package proxy
 
 import (
 	"net/http"
+	"net/netip"
 	"strings"
 
 	"github.com/goweir/weir/clientip"
 )
 
+// none switches a header field of Config off.
+const none = "-"
+
+// fieldNames are what a Proxy writes into the header of each request.
+type fieldNames struct {
+	via       [3]string // by the version of the request; "" for none
+	id        string    // canonical; "" for none
+	idLower   string
+	forwarded bool
+}
+
+func newFieldNames(cfg *Config) (n fieldNames) {
+	if cfg.Via != none {
+		n.via = [...]string{"1.0 " + cfg.Via, "1.1 " + cfg.Via, "2 " + cfg.Via}
+	}
+	if cfg.RequestIDHeader != none {
+		n.id = http.CanonicalHeaderKey(cfg.RequestIDHeader)
+		n.idLower = strings.ToLower(n.id)
+	}
+	n.forwarded = cfg.Forwarded
+	return n
+}
+
 // forwarded holds the values of the fields that tell the upstream how the
 // request came, so that they cost no allocation each.
-type forwarded [3]string
+type forwarded struct{ client, host, proto, via, id, element [1]string }
 
-// set writes X-Forwarded-For, X-Forwarded-Host and X-Forwarded-Proto. It runs
+// set writes the fields that tell the upstream how the request came. It runs
 // after hop-by-hop fields were removed, so that no Connection field names them.
+// answer is the header of the response as middleware in front has left it.
 //
 // X-Forwarded-For is the one address that clientip found, not a list: whether
 // an upstream reads such a list from the left or from the right, it comes to the
 // same client, and to none that a client has made up.
-func (f *forwarded) set(h http.Header, in *http.Request, trust *clientip.Resolver) {
+func (f *forwarded) set(h http.Header, in *http.Request, p *Proxy, answer http.Header) {
+	trust, names := p.cfg.Trust, &p.fields
 	trusted := trust != nil && trust.Trusted(in)
 	for name := range h {
 		switch forwardingName(name) {
@@ -25,6 +51,10 @@ func (f *forwarded) set(h http.Header, in *http.Request, trust *clientip.Resolve
 			delete(h, name)
 		case own:
 			if !trusted {
+				delete(h, name)
+			}
+		default:
+			if name != names.id && foldEqual(name, names.idLower) {
 				delete(h, name)
 			}
 		}
@@ -36,31 +66,94 @@ func (f *forwarded) set(h http.Header, in *http.Request, trust *clientip.Resolve
 		addr = trust.Addr(in)
 	}
 	if addr.IsValid() {
-		f[0] = addr.String()
-		h["X-Forwarded-For"] = f[0:1:1]
+		f.client[0] = addr.String()
+		h["X-Forwarded-For"] = f.client[:]
 	} else {
 		delete(h, "X-Forwarded-For")
 	}
 
-	f[1] = in.Host
-	f[2] = "http"
+	f.host[0] = in.Host
+	f.proto[0] = "http"
 	if in.TLS != nil {
-		f[2] = "https"
+		f.proto[0] = "https"
 	}
 	if trusted {
 		// ReverseProxy has removed these from h.
+		chain := in.Header["Forwarded"]
+		if len(chain) > 0 {
+			h["Forwarded"] = chain
+			if names.forwarded {
+				// What came to us, as the chain has what came to others.
+				peer, _ := netip.ParseAddrPort(in.RemoteAddr)
+				element := forwardedElement(peer.Addr(), f.host[0], f.proto[0])
+				h["Forwarded"] = append(chain[:len(chain):len(chain)], element)
+			}
+		}
 		if host := in.Header["X-Forwarded-Host"]; len(host) == 1 && host[0] != "" {
-			f[1] = host[0]
+			f.host[0] = host[0]
 		}
 		if proto := in.Header["X-Forwarded-Proto"]; len(proto) == 1 && (proto[0] == "http" || proto[0] == "https") {
-			f[2] = proto[0]
-		}
-		if chain := in.Header["Forwarded"]; len(chain) > 0 {
-			h["Forwarded"] = chain
+			f.proto[0] = proto[0]
 		}
 	}
-	h["X-Forwarded-Host"] = f[1:2:2]
-	h["X-Forwarded-Proto"] = f[2:3:3]
+	h["X-Forwarded-Host"] = f.host[:]
+	h["X-Forwarded-Proto"] = f.proto[:]
+	if names.forwarded && len(h["Forwarded"]) == 0 {
+		f.element[0] = forwardedElement(addr, f.host[0], f.proto[0])
+		h["Forwarded"] = f.element[:]
+	}
+
+	if via := names.via[min(max(in.ProtoMajor*2+in.ProtoMinor-2, 0), 2)]; via != "" {
+		if passed := h["Via"]; len(passed) > 0 {
+			h["Via"] = append(passed[:len(passed):len(passed)], via)
+		} else {
+			f.via[0] = via
+			h["Via"] = f.via[:]
+		}
+	}
+
+	if names.id != "" {
+		id, ok := requestID(answer[names.id])
+		if !ok && trusted {
+			id, ok = requestID(h[names.id])
+		}
+		if !ok {
+			id = newRequestID()
+		}
+		f.id[0] = id
+		h[names.id] = f.id[:]
+	}
+}
+
+// forwardedElement returns one element of a Forwarded field, RFC 7239 section 4.
+func forwardedElement(client netip.Addr, host, proto string) string {
+	b := make([]byte, 0, 128)
+	b = append(b, "for="...)
+	switch client = client.WithZone("").Unmap(); {
+	case client.Is4():
+		b = client.AppendTo(b)
+	case client.Is6(): // section 6: in brackets, which need quotes
+		b = append(client.AppendTo(append(b, `"[`...)), `]"`...)
+	default:
+		b = append(b, "unknown"...) // section 6.2
+	}
+	if host != "" {
+		b = append(b, ";host="...)
+		if isToken(host) {
+			b = append(b, host...)
+		} else {
+			b = append(b, '"')
+			for i := range len(host) {
+				if c := host[i]; c == '"' || c == '\\' {
+					b = append(b, '\\')
+				}
+				b = append(b, host[i])
+			}
+			b = append(b, '"')
+		}
+	}
+	b = append(b, ";proto="...)
+	return string(append(b, proto...))
 }
 
 type ownership uint8

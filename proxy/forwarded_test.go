@@ -70,7 +70,13 @@ func TestForwarded(t *testing.T) {
 		{"peer trusted, middleware", trusting.Middleware, func(cfg *proxy.Config) { cfg.Trust = trusting }, behind},
 		{"middleware alone", trusting.Middleware, nil, onlyClient},
 	} {
-		if got := headerAt(t, tt.mw, tt.edit, forged); !reflect.DeepEqual(got, tt.want) {
+		edit := func(cfg *proxy.Config) {
+			cfg.Via, cfg.RequestIDHeader = "-", "-"
+			if tt.edit != nil {
+				tt.edit(cfg)
+			}
+		}
+		if got := headerAt(t, tt.mw, edit, forged); !reflect.DeepEqual(got, tt.want) {
 			t.Errorf("%s: upstream got\n%v, want\n%v", tt.name, got, tt.want)
 		}
 	}
@@ -80,6 +86,154 @@ func TestForwarded(t *testing.T) {
 	got := headerAt(t, nil, func(cfg *proxy.Config) { cfg.Trust = trusting }, odd)
 	if got.Get("X-Forwarded-Proto") != "http" || !reflect.DeepEqual(got["X-Forwarded-Host"], []string{"front"}) {
 		t.Errorf("odd values: %v", got)
+	}
+}
+
+// Of ReverseProxy's ways, none writes the field.
+func TestForwardedField(t *testing.T) {
+	noLeaks(t)
+	trusting := resolver(t, "127.0.0.0/8")
+	on := func(cfg *proxy.Config) { cfg.Forwarded = true }
+	onTrusting := func(cfg *proxy.Config) { cfg.Forwarded, cfg.Trust = true, trusting }
+	for _, tt := range []struct {
+		name, fields string
+		edit         func(*proxy.Config)
+		want         []string
+	}{
+		{"off", "", nil, nil},
+		{"off, forged", "Forwarded: for=192.0.2.9\r\n", nil, nil},
+		{"direct", "", on, []string{"for=127.0.0.1;host=front;proto=http"}},
+		{"forged", "Forwarded: for=192.0.2.9\r\n", on, []string{"for=127.0.0.1;host=front;proto=http"}},
+		{"no chain", "X-Forwarded-For: 2001:db8::1\r\nX-Forwarded-Host: public:8080\r\nX-Forwarded-Proto: https\r\n", onTrusting,
+			[]string{`for="[2001:db8::1]";host="public:8080";proto=https`}},
+		{"chain", "Forwarded: for=192.0.2.1, for=192.0.2.2\r\nForwarded: for=\"[::1]\"\r\nX-Forwarded-Proto: https\r\n", onTrusting,
+			[]string{"for=192.0.2.1, for=192.0.2.2", `for="[::1]"`, "for=127.0.0.1;host=front;proto=http"}},
+		{"quotes", "X-Forwarded-Host: a\"b\\c,;for=1\r\n", onTrusting, []string{`for=127.0.0.1;host="a\"b\\c,;for=1";proto=http`}},
+	} {
+		if got := headerAt(t, nil, tt.edit, tt.fields)["Forwarded"]; !reflect.DeepEqual(got, tt.want) {
+			t.Errorf("%s: upstream got %q, want %q", tt.name, got, tt.want)
+		}
+	}
+
+	// What was written is read by clientip, of which the source is another.
+	for peer, want := range map[string]string{"[2001:db8::7%eth0]:1": "2001:db8::7", "[::ffff:192.0.2.7]:1": "192.0.2.7", "@": ""} {
+		var sent string
+		p := newProxy(t, func(cfg *proxy.Config) {
+			cfg.Forwarded = true
+			cfg.WrapTransport = func(http.RoundTripper) http.RoundTripper {
+				return roundTrip(func(r *http.Request) (*http.Response, error) {
+					sent = r.Header.Get("Forwarded")
+					return &http.Response{StatusCode: 204, Header: http.Header{}, Body: http.NoBody}, nil
+				})
+			}
+		}, "http://upstream")
+		r := httptest.NewRequest("GET", "http://a:1/", nil)
+		r.RemoteAddr = peer
+		p.ServeHTTP(httptest.NewRecorder(), r)
+		v, err := clientip.New([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, &clientip.Options{Forwarded: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		back := httptest.NewRequest("GET", "/", nil)
+		back.RemoteAddr = "127.0.0.1:1"
+		back.Header.Set("Forwarded", sent)
+		if want == "" {
+			if sent != `for=unknown;host="a:1";proto=http` {
+				t.Errorf("%s: sent %q", peer, sent)
+			}
+		} else if got := v.Addr(back).String(); got != want {
+			t.Errorf("%s: sent %q, which reads as %s, want %s", peer, sent, got, want)
+		}
+	}
+}
+
+func TestVia(t *testing.T) {
+	noLeaks(t)
+	for _, tt := range []struct {
+		via, fields string
+		want        []string
+	}{
+		{"", "", []string{"1.1 weir"}},
+		{"", "Via: 1.0 a, 2 b\r\nVia: 1.1 c (d)\r\n", []string{"1.0 a, 2 b", "1.1 c (d)", "1.1 weir"}},
+		{"", "Connection: Via\r\nVia: 1.0 a\r\n", []string{"1.1 weir"}},
+		{"[::1]:80", "", []string{"1.1 [::1]:80"}},
+		{"-", "", nil},
+		{"-", "Via: 1.0 a\r\n", []string{"1.0 a"}},
+	} {
+		if got := headerAt(t, nil, func(cfg *proxy.Config) { cfg.Via = tt.via }, tt.fields)["Via"]; !reflect.DeepEqual(got, tt.want) {
+			t.Errorf("Via %q, %q: upstream got %q, want %q", tt.via, tt.fields, got, tt.want)
+		}
+	}
+
+	up := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Header()["Got"] = r.Header["Via"] }))
+	p := newProxy(t, nil, up.URL)
+	old := dial(t, serve(t, p).URL).send(t, "GET", "GET / HTTP/1.0\r\n\r\n")
+	s := serveH2(t, p)
+	_, h, _, err := get(s.Client(), s.URL)
+	if err != nil || old.Header.Get("Got") != "1.0 weir" || h.Get("Got") != "2 weir" {
+		t.Errorf("HTTP/1.0: %q, HTTP/2: %q, %v", old.Header.Get("Got"), h.Get("Got"), err)
+	}
+	s.Client().CloseIdleConnections()
+}
+
+func TestRequestID(t *testing.T) {
+	noLeaks(t)
+	trusting := func(cfg *proxy.Config) { cfg.Trust = resolver(t, "127.0.0.0/8") }
+	given := func(id string) func(http.Handler) http.Handler {
+		return func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("X-Request-Id", id)
+				next.ServeHTTP(w, r)
+			})
+		}
+	}
+	long := strings.Repeat("x", 128)
+	for _, tt := range []struct {
+		name   string
+		mw     func(http.Handler) http.Handler
+		edit   func(*proxy.Config)
+		fields string
+		want   string // "" for a new one
+	}{
+		{"made", nil, nil, "", ""},
+		{"from a client", nil, nil, "X-Request-Id: 7\r\n", ""},
+		{"trusted", nil, trusting, "x-request-id: Root=1-6:7/_.~+@Z\r\n", "Root=1-6:7/_.~+@Z"},
+		{"trusted, longest", nil, trusting, "X-Request-Id: " + long + "\r\n", long},
+		{"trusted, too long", nil, trusting, "X-Request-Id: x" + long + "\r\n", ""},
+		{"trusted, unsafe", nil, trusting, "X-Request-Id: a\"b\r\n", ""},
+		{"trusted, space", nil, trusting, "X-Request-Id: a b\r\n", ""},
+		{"trusted, beyond ASCII", nil, trusting, "X-Request-Id: \u00e9\r\n", ""},
+		{"trusted, empty", nil, trusting, "X-Request-Id:\r\n", ""},
+		{"trusted, two", nil, trusting, "X-Request-Id: 1\r\nX-Request-Id: 2\r\n", ""},
+		{"trusted, hop by hop", nil, trusting, "Connection: x-request-id\r\nX-Request-Id: 1\r\n", ""},
+		{"trusted, twin", nil, trusting, "X_Request_Id: 1\r\nX-Request.Id: 2\r\n", ""},
+		{"middleware", given("m"), nil, "X-Request-Id: 7\r\n", "m"},
+		{"middleware and trusted", given("m"), trusting, "X-Request-Id: 7\r\n", "m"},
+		{"middleware, unsafe", given("<m>"), trusting, "X-Request-Id: 7\r\n", "7"},
+	} {
+		h := headerAt(t, tt.mw, tt.edit, tt.fields)
+		got := h["X-Request-Id"]
+		made := len(got) == 1 && len(got[0]) == 32 && strings.Trim(got[0], "0123456789abcdef") == ""
+		if tt.want == "" && !made || tt.want != "" && !reflect.DeepEqual(got, []string{tt.want}) {
+			t.Errorf("%s: upstream got %q, want %q", tt.name, got, tt.want)
+		}
+		for name := range h {
+			if strings.ContainsAny(name, "_.") {
+				t.Errorf("%s: upstream got %q as well", tt.name, name)
+			}
+		}
+	}
+	if a, b := headerAt(t, nil, nil, "").Get("X-Request-Id"), headerAt(t, nil, nil, "").Get("X-Request-Id"); a == b {
+		t.Errorf("the same id twice: %q", a)
+	}
+
+	h := headerAt(t, nil, func(cfg *proxy.Config) { cfg.RequestIDHeader = "correlation-id" }, "X-Request-Id: 7\r\nCorrelation_Id: 1\r\n")
+	if len(h.Get("Correlation-Id")) != 32 || h.Get("X-Request-Id") != "7" || h.Get("Correlation_id") != "" {
+		t.Errorf("other name: %v", h)
+	}
+	h = headerAt(t, nil, func(cfg *proxy.Config) { cfg.RequestIDHeader = "-" }, "X-Request-Id: a b\r\n")
+	if h.Get("X-Request-Id") != "a b" {
+		t.Errorf("off: %v", h)
 	}
 }
 

@@ -22,6 +22,8 @@ var (
 	refusedTarget   = &refusal{http.StatusBadRequest, "The request target must be a path, or an http or https URL of the requested host.", true}
 	refusedDots     = &refusal{http.StatusBadRequest, "The path has dot segments.", true}
 	refusedPath     = &refusal{http.StatusBadRequest, "The path begins with an empty segment.", true}
+	refusedSlash    = &refusal{http.StatusBadRequest, "The path has an escaped slash or backslash.", false}
+	refusedQuery    = &refusal{http.StatusBadRequest, "The query has a semicolon, a number sign, an incomplete escape, or too many parameters.", false}
 	refusedUpgrade  = &refusal{http.StatusBadRequest, "The only upgrade supported is one GET request over HTTP/1.1 to websocket, without a body.", true}
 	refusedUnrouted = &refusal{http.StatusNotFound, "Nothing is served under this path.", false}
 )
@@ -62,6 +64,12 @@ func (p *Proxy) check(r *http.Request) (path string, refused *refusal) {
 	path = u.EscapedPath()
 	if path == "" {
 		path = "/" // RFC 9112 section 3.2.1
+	}
+	if p.cfg.RefuseEscapedSlashes && hasEscapedSlash(path) {
+		return "", refusedSlash
+	}
+	if p.cfg.Query == QueryRefuse && ambiguous(u.RawQuery) {
+		return "", refusedQuery
 	}
 	if len(p.strip) > 0 {
 		rest, ok := p.strip.strip(path)

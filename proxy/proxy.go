@@ -14,7 +14,9 @@
 //   - WebSockets are told when the server goes down (Shutdown), bounded in number,
 //     and ended when nobody speaks any more.
 //   - Forwarding fields (X-Forwarded-For and the like) are written from what
-//     clientip has judged, never copied from a client.
+//     clientip has judged, never copied from a client; so is the request's id,
+//     which the log has as well. Via is added to, and Forwarded (RFC 7239) is
+//     written if wanted.
 //   - Errors are answered as application/problem+json (RFC 9457) that tells the
 //     client nothing of the inside; the log has the reason.
 //
@@ -66,6 +68,7 @@ import (
 type Proxy struct {
 	cfg       Config // with defaults filled in
 	strip     prefix
+	fields    fieldNames
 	upstreams []*upstream
 	next      atomic.Uint64
 
@@ -83,6 +86,7 @@ func New(cfg Config) (*Proxy, error) {
 	p := &Proxy{
 		cfg:       cfg,
 		strip:     strip,
+		fields:    newFieldNames(&cfg),
 		upstreams: upstreams,
 		base:      newTransport(&cfg),
 		discard:   log.New(io.Discard, "", 0),

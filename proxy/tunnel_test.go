@@ -420,7 +420,7 @@ func TestTunnelIsAccounted(t *testing.T) {
 	c.Close()
 	<-ended
 	const up0, down0 = 6 + 5, 2 + 5
-	want := fmt.Sprintf("status=101 bytes_up=%d bytes_down=%d lasted=", up0+14+(1<<20), down0+10+(1<<20))
+	want := fmt.Sprintf(" bytes_up=%d bytes_down=%d lasted=", up0+14+(1<<20), down0+10+(1<<20))
 	if got := out.String(); strings.Count(got, "proxy: tunnel ended") != 1 || !strings.Contains(got, want) {
 		t.Errorf("log is %q, want %q", got, want)
 	}
