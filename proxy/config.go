@@ -84,6 +84,14 @@ type Config struct {
 	// value is right for most.
 	Timeouts Timeouts
 
+	// FullDuplex sends parts of an answer over HTTP/1 while parts of the request
+	// are still to come ([http.ResponseController.EnableFullDuplex]), as is always
+	// so over HTTP/2. False leaves net/http to take the request's body away when
+	// the answer begins, or its connection: some clients read no answer before
+	// they have sent all, and both sides would wait. Where the ResponseWriter
+	// supports it only.
+	FullDuplex bool
+
 	// MaxIdleConns is how many idle HTTP/1 connections are kept to each
 	// upstream. 0 means 64; negative is a fault. The 2 of http.Transport make
 	// a busy proxy open a connection for nearly every request.

@@ -53,6 +53,9 @@ func (x *exchange) serve(w http.ResponseWriter) {
 	if x.tunnel != nil {
 		x.w = x.tunnel.writer.Wrap(w, x.tunnel)
 	}
+	if x.proxy.cfg.FullDuplex && x.in.ProtoMajor == 1 && x.in.ContentLength != 0 {
+		http.NewResponseController(innermost(w)).EnableFullDuplex()
+	}
 	x.watch.limits = [...]time.Duration{
 		upstreamSide: x.proxy.cfg.Timeouts.UpstreamIdle,
 		clientSide:   x.proxy.cfg.Timeouts.ClientIdle,
@@ -111,7 +114,12 @@ func (x *exchange) finish(done bool) {
 	}
 	limit := x.proxy.cfg.Timeouts.ClientIdle
 	if limit == 0 {
-		return
+		if !x.proxy.cfg.FullDuplex || !x.upload.unfinished() {
+			return
+		}
+		// The server takes for granted that nobody reads the body any more, and
+		// panics if the transport still does (golang/go#68560).
+		limit = lastFlush
 	}
 	// When the handler has returned, the server may first read what is left of
 	// the request's body, and then sends what is left in its buffers.
