@@ -4,6 +4,9 @@
 // Nothing of those tests is kept here. They are read from GOROOT when the test
 // runs, edited so that each handler passes through a function named Wrap, and
 // given to "go test -overlay" together with copies of our packages.
+//
+// The tests of httputil.ReverseProxy are pointed at package proxy in the same
+// way; see [CompareReverseProxy].
 package stdtest
 
 import (
@@ -110,12 +113,12 @@ func Compare(t testing.TB, v Variant) (Report, error) {
 
 	// Without -count the go command remembers a baseline in which everything
 	// passed, also for the other packages that ask for it.
-	base, err := goTest(t, "-run="+v.Run)
+	base, err := netHTTP(t, "-run="+v.Run)
 	if err != nil {
 		return Report{}, err
 	}
 	start := time.Now()
-	got, err := goTest(t, "-run="+v.Run, with, "-count=1")
+	got, err := netHTTP(t, "-run="+v.Run, with, "-count=1")
 	if err != nil {
 		return Report{}, err
 	}
@@ -152,11 +155,11 @@ func Compare(t testing.TB, v Variant) (Report, error) {
 		"-run=^(" + strings.Join(slices.Sorted(maps.Keys(tops)), "|") + ")$",
 		fmt.Sprintf("-count=%d", reruns),
 	}
-	gotAgain, err := goTest(t, append(again, with)...)
+	gotAgain, err := netHTTP(t, append(again, with)...)
 	if err != nil {
 		return r, err
 	}
-	baseAgain, err := goTest(t, again...)
+	baseAgain, err := netHTTP(t, again...)
 	if err != nil {
 		return r, err
 	}
@@ -179,7 +182,7 @@ func goEnv(t testing.TB, name string) (string, error) {
 	return strings.TrimSpace(string(out)), err
 }
 
-// results are those of one or more runs of net/http's tests.
+// results are those of one or more runs of a package's tests.
 type results struct {
 	ok             bool
 	passed, failed map[string]int
@@ -192,12 +195,16 @@ func (r results) tail() string {
 	return strings.Join(r.lines[max(0, len(r.lines)-60):], "")
 }
 
-// goTest runs net/http's tests. That some fail is not an error.
-func goTest(t testing.TB, flags ...string) (results, error) {
+func netHTTP(t testing.TB, flags ...string) (results, error) {
+	return goTest(t, t.TempDir(), "net/http", append([]string{"-skip=" + skipped}, flags...)...)
+}
+
+// goTest runs the tests of a package. That some fail is not an error.
+func goTest(t testing.TB, dir, pkg string, flags ...string) (results, error) {
 	// Vet is off because it looks for the folders of an overlay on disk.
-	args := append([]string{"test", "-json", "-vet=off", "-timeout=5m", "-skip=" + skipped}, flags...)
-	cmd := exec.CommandContext(t.Context(), "go", append(args, "net/http")...)
-	cmd.Dir = t.TempDir()
+	args := append([]string{"test", "-json", "-vet=off", "-timeout=5m"}, flags...)
+	cmd := exec.CommandContext(t.Context(), "go", append(args, pkg)...)
+	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=")
 	// The go command passes an interrupt on to the test it runs.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
