@@ -5,6 +5,7 @@
 //   - RateLimit fields are read back by a parser of Structured Fields (RFC 9651)
 //     that shares nothing with the code that writes them;
 //   - the token bucket is compared with golang.org/x/time/rate;
+//   - the tests of github.com/gorilla/websocket run through the proxy;
 //   - sequences of operations on all algorithms, and keys, are drawn and shrunk by
 //     pgregory.net/rapid.
 //

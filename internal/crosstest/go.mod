@@ -9,6 +9,9 @@ require (
 
 require pgregory.net/rapid v1.3.0
 
-require github.com/dunglas/httpsfv v1.1.2
+require (
+	github.com/dunglas/httpsfv v1.1.2
+	github.com/gorilla/websocket v1.5.3
+)
 
 replace github.com/goweir/weir => ../../

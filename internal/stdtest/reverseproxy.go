@@ -120,10 +120,10 @@ func CompareReverseProxy(t testing.TB, race bool, edits ...Edit) (Report, error)
 	if race {
 		ours = append(ours, "-race")
 	}
-	pointed := func(run string, count int) (results, error) {
-		return goTest(t, dir, "./"+shimFolder, append(slices.Clone(ours), run, fmt.Sprintf("-count=%d", count))...)
+	pointed := func(run string, count int) (Results, error) {
+		return GoTest(t, dir, "./"+shimFolder, append(slices.Clone(ours), run, fmt.Sprintf("-count=%d", count))...)
 	}
-	base, err := goTest(t, t.TempDir(), "net/http/httputil", run)
+	base, err := GoTest(t, t.TempDir(), "net/http/httputil", run)
 	if err != nil {
 		return r, err
 	}
@@ -136,15 +136,15 @@ func CompareReverseProxy(t testing.TB, race bool, edits ...Edit) (Report, error)
 	var lost []string
 	for _, name := range tests {
 		switch reason := exempt[name]; {
-		case reason != "" && got.passed[name] > 0:
+		case reason != "" && got.Passed[name] > 0:
 			return r, fmt.Errorf("%s passes, though exempt because %s", name, reason)
-		case reason != "" && got.failed[name] == 0:
+		case reason != "" && got.Failed[name] == 0:
 			return r, fmt.Errorf("%s did not run:\n%s", name, got.tail())
-		case reason != "" || base.passed[name] == 0:
+		case reason != "" || base.Passed[name] == 0:
 			continue
 		}
 		r.Baseline++
-		if got.passed[name] == 0 {
+		if got.Passed[name] == 0 {
 			lost = append(lost, name)
 		}
 	}
@@ -158,12 +158,12 @@ func CompareReverseProxy(t testing.TB, race bool, edits ...Edit) (Report, error)
 		return r, err
 	}
 	for _, name := range lost {
-		if n := gotAgain.passed[name]; n == reruns {
+		if n := gotAgain.Passed[name]; n == reruns {
 			r.Flaky = append(r.Flaky, fmt.Sprintf("%s (again: %d of %d)", name, n, reruns))
 			continue
 		}
 		r.Lost = append(r.Lost, name)
-		for test, output := range got.output {
+		for test, output := range got.Output {
 			if test == name || strings.HasPrefix(test, name+"/") {
 				r.Output += output
 			}

@@ -122,20 +122,20 @@ func Compare(t testing.TB, v Variant) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	r := Report{Baseline: len(base.passed), Elapsed: time.Since(start)}
+	r := Report{Baseline: len(base.Passed), Elapsed: time.Since(start)}
 	if r.Baseline == 0 {
 		return r, fmt.Errorf("none of net/http's tests passed without the wrapper:\n%s", base.tail())
 	}
 	var lost []string
-	for name := range base.passed {
-		if got.passed[name] == 0 {
+	for name := range base.Passed {
+		if got.Passed[name] == 0 {
 			lost = append(lost, name)
 		}
 	}
 	slices.Sort(lost)
 	r.Passed = r.Baseline - len(lost)
 	if len(lost) == 0 {
-		if !got.ok && len(got.failed) == 0 {
+		if !got.ok && len(got.Failed) == 0 {
 			return r, fmt.Errorf("all tests passed, yet the run failed:\n%s", got.tail())
 		}
 		return r, nil
@@ -165,13 +165,13 @@ func Compare(t testing.TB, v Variant) (Report, error) {
 	}
 	var output strings.Builder
 	for _, name := range lost {
-		if gotAgain.passed[name] == reruns || baseAgain.passed[name] < reruns {
+		if gotAgain.Passed[name] == reruns || baseAgain.Passed[name] < reruns {
 			r.Flaky = append(r.Flaky, fmt.Sprintf("%s (again: %d of %d with the wrapper, %d of %d without)",
-				name, gotAgain.passed[name], reruns, baseAgain.passed[name], reruns))
+				name, gotAgain.Passed[name], reruns, baseAgain.Passed[name], reruns))
 			continue
 		}
 		r.Lost = append(r.Lost, name)
-		output.WriteString(got.output[name])
+		output.WriteString(got.Output[name])
 	}
 	r.Output = output.String()
 	return r, nil
@@ -182,25 +182,25 @@ func goEnv(t testing.TB, name string) (string, error) {
 	return strings.TrimSpace(string(out)), err
 }
 
-// results are those of one or more runs of a package's tests.
-type results struct {
+// Results are those of one or more runs of a package's tests.
+type Results struct {
 	ok             bool
-	passed, failed map[string]int
-	output         map[string]string // by test; "" has what belongs to none
+	Passed, Failed map[string]int
+	Output         map[string]string // by test; "" has what belongs to none
 	lines          []string
 }
 
 // tail returns the end of what was printed.
-func (r results) tail() string {
+func (r Results) tail() string {
 	return strings.Join(r.lines[max(0, len(r.lines)-60):], "")
 }
 
-func netHTTP(t testing.TB, flags ...string) (results, error) {
-	return goTest(t, t.TempDir(), "net/http", append([]string{"-skip=" + skipped}, flags...)...)
+func netHTTP(t testing.TB, flags ...string) (Results, error) {
+	return GoTest(t, t.TempDir(), "net/http", append([]string{"-skip=" + skipped}, flags...)...)
 }
 
-// goTest runs the tests of a package. That some fail is not an error.
-func goTest(t testing.TB, dir, pkg string, flags ...string) (results, error) {
+// GoTest runs the tests of a package. That some fail is not an error.
+func GoTest(t testing.TB, dir, pkg string, flags ...string) (Results, error) {
 	// Vet is off because it looks for the folders of an overlay on disk.
 	args := append([]string{"test", "-json", "-vet=off", "-timeout=5m"}, flags...)
 	cmd := exec.CommandContext(t.Context(), "go", append(args, pkg)...)
@@ -213,9 +213,9 @@ func goTest(t testing.TB, dir, pkg string, flags ...string) (results, error) {
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
 	if _, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {
-		return results{}, err
+		return Results{}, err
 	}
-	r := results{ok: err == nil, passed: map[string]int{}, failed: map[string]int{}, output: map[string]string{}}
+	r := Results{ok: err == nil, Passed: map[string]int{}, Failed: map[string]int{}, Output: map[string]string{}}
 	for d := json.NewDecoder(&stdout); ; {
 		var e struct{ Action, Test, Output string }
 		if err := d.Decode(&e); err == io.EOF {
@@ -225,17 +225,17 @@ func goTest(t testing.TB, dir, pkg string, flags ...string) (results, error) {
 		}
 		switch {
 		case e.Action == "output" || e.Action == "build-output":
-			r.output[e.Test] += e.Output
+			r.Output[e.Test] += e.Output
 			r.lines = append(r.lines, e.Output)
 		case e.Action == "pass" && e.Test != "":
-			r.passed[e.Test]++
+			r.Passed[e.Test]++
 		case e.Action == "fail" && e.Test != "":
-			r.failed[e.Test]++
+			r.Failed[e.Test]++
 		case e.Action == "build-fail":
 			return r, fmt.Errorf("go %s: build failed:\n%s%s", strings.Join(args, " "), r.tail(), &stderr)
 		}
 	}
-	if len(r.passed)+len(r.failed) == 0 {
+	if len(r.Passed)+len(r.Failed) == 0 {
 		return r, fmt.Errorf("go %s: no test ran:\n%s%s", strings.Join(args, " "), r.tail(), &stderr)
 	}
 	return r, nil
