@@ -109,10 +109,11 @@ func (x *exchange) fail(w http.ResponseWriter, _ *http.Request, err error) {
 	problem.Write(w, d)
 }
 
-// logCut logs why an answer was broken off.
-func (x *exchange) logCut() {
+// logCut logs why an answer was broken off; left says whether the client had
+// gone before.
+func (x *exchange) logCut(left bool) {
 	switch err := x.body.err; {
-	case x.idle == errClientIdle || x.in.Context().Err() != nil:
+	case x.idle == errClientIdle || left:
 		x.log(statusClientClosed, "proxy: client left an answer", errors.Join(x.idle, err))
 	case err != nil:
 		x.log(http.StatusBadGateway, "proxy: answer broken off", errors.Join(x.idle, err))

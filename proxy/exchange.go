@@ -94,6 +94,9 @@ func (x *exchange) finish(done bool) {
 	}
 	rc := http.NewResponseController(innermost(x.w))
 	if !done && x.body.begun {
+		// Before the cut, which over HTTP/2 cancels this context as the client
+		// does when it leaves.
+		left := x.in.Context().Err() != nil
 		// Something above may recover the panic and return, and the server
 		// would then end a chunked body properly: half an answer becomes a
 		// whole one (golang/go#28239 is of this kind). With its deadline missed
@@ -110,7 +113,7 @@ func (x *exchange) finish(done bool) {
 			// it would look as if the client had left.
 			x.upload.stop(rc)
 		}
-		x.logCut()
+		x.logCut(left)
 		return
 	}
 	limit := x.proxy.cfg.Timeouts.ClientIdle
