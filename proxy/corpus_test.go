@@ -279,12 +279,9 @@ func (u *record) take() (seen string, faults []string) {
 		if m.cut || strings.HasSuffix(m.line, "/sentinel HTTP/1.1") {
 			continue
 		}
-		s := m.String()
-		for _, f := range m.faults(u.host) {
-			s += " !" + f
-			faults = append(faults, f)
-		}
-		all = append(all, s)
+		wrong := m.faults(u.host)
+		faults = append(faults, wrong...)
+		all = append(all, strings.Join(append([]string{m.String()}, wrong...), " !"))
 	}
 	u.seen = nil
 	return strings.Join(all, "; "), faults
