@@ -21,9 +21,10 @@ import (
 // of this module: a package of theirs beside a shim with ReverseProxy's fields,
 // and a copy of package proxy that is changed in one import only. Below it
 // stands the real ReverseProxy, which the shim hands what a test sets and a
-// proxy.Config has not: Rewrite, Director, ModifyResponse, ErrorHandler,
-// BufferPool, FlushInterval. All else is the proxy's: the front door, routing,
-// transport, bodies, informational responses, upgrades, aborts, errors.
+// proxy.Config has not: ModifyResponse, ErrorHandler, BufferPool, FlushInterval.
+// Rewrite and Director run before the transport. All else is the proxy's: the
+// front door, routing, transport, bodies, informational responses, upgrades,
+// aborts, errors.
 
 const (
 	thisModule   = "github.com/goweir/weir"

@@ -21,8 +21,9 @@ type (
 	ProxyRequest = httputil.ProxyRequest
 )
 
-// A ReverseProxy has the fields of the real one. Those that a proxy.Config has
-// no counterpart for reach the ReverseProxy below the proxy as hooks.
+// A ReverseProxy has the fields of the real one. Rewrite and Director run on
+// their way to the transport, and the others that a proxy.Config has no
+// counterpart for reach the ReverseProxy below the proxy as hooks.
 type ReverseProxy struct {
 	Rewrite        func(*ProxyRequest)
 	Director       func(*http.Request)
@@ -43,26 +44,38 @@ func (p *ReverseProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if p.ErrorLog != nil {
 		cfg.ErrorLog = slog.New(slog.NewTextHandler(p.ErrorLog.Writer(), nil))
 	}
-	if p.Transport != nil {
-		cfg.WrapTransport = func(http.RoundTripper) http.RoundTripper { return p.Transport }
-	}
 	hooks := &httputil.ReverseProxy{
-		Rewrite:        p.Rewrite,
-		Director:       p.Director,
 		FlushInterval:  p.FlushInterval,
 		BufferPool:     p.BufferPool,
 		ModifyResponse: p.ModifyResponse,
 		ErrorHandler:   p.ErrorHandler,
 	}
+	rewrite := p.Rewrite
 	if p.Director != nil {
+		rewrite = func(pr *ProxyRequest) { p.Director(pr.Out) }
 		// What NewSingleHostReverseProxy made, and nobody changed, is a
 		// configuration: then the proxy finds its own way to the upstream.
 		probe := &http.Request{URL: new(url.URL), Header: http.Header{marker: nil}}
 		p.Director(probe)
 		if target := probe.Header[marker]; len(target) == 1 {
 			cfg.Upstreams[0].URL = target[0]
-			hooks.Director = nil
+			rewrite = nil
 		}
+	}
+	cfg.WrapTransport = func(base http.RoundTripper) http.RoundTripper {
+		if p.Transport != nil {
+			base = p.Transport
+		}
+		if rewrite == nil {
+			return base
+		}
+		// Here, and not below the proxy, because it is the proxy that says where
+		// an attempt goes.
+		return transport(func(out *http.Request) (*http.Response, error) {
+			pr := &ProxyRequest{In: r, Out: out.Clone(out.Context())}
+			rewrite(pr)
+			return base.RoundTrip(pr.Out)
+		})
 	}
 	front, err := proxy.New(cfg)
 	if err != nil {

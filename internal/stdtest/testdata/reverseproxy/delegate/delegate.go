@@ -26,16 +26,7 @@ func WithHooks(ctx context.Context, p *httputil.ReverseProxy) context.Context {
 func (p *ReverseProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	reverse := httputil.ReverseProxy(*p)
 	if h, ok := r.Context().Value(key{}).(*httputil.ReverseProxy); ok {
-		rewrite, modify := reverse.Rewrite, reverse.ModifyResponse
-		reverse.Rewrite = func(pr *httputil.ProxyRequest) {
-			rewrite(pr)
-			switch {
-			case h.Rewrite != nil:
-				h.Rewrite(pr)
-			case h.Director != nil:
-				h.Director(pr.Out)
-			}
-		}
+		modify := reverse.ModifyResponse
 		if h.ModifyResponse != nil {
 			reverse.ModifyResponse = func(res *http.Response) error {
 				if modify != nil {
