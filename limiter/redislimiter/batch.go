@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -72,16 +73,16 @@ type line[Q any] struct {
 type ticket[Q any] struct {
 	q        Q
 	deadline time.Time // zero: none
-	boarded  bool      // under line.mu
-	gone     bool      // under line.mu
+	gone     bool      // from the queue; under line.mu
 	state    atomic.Uint32
 	landed   chan struct{} // holds one
 	err      error         // set before landed
 }
 
-// States of a ticket that has boarded.
+// States of a ticket.
 const (
-	inFlight = iota
+	notBoarded uint32 = iota
+	inFlight
 	hasLanded
 	hasLeft
 )
@@ -93,7 +94,7 @@ func newLine[Q any](fly func(context.Context, []Q) error, forsaken func([]Q)) *l
 // ask returns when q is answered, or why it is not.
 func (l *line[Q]) ask(ctx context.Context, q Q) error {
 	if err := ctx.Err(); err != nil {
-		return err
+		return fmt.Errorf("redislimiter: %w", err)
 	}
 	l.mu.Lock()
 	if l.flights < lanes && l.waitingLocked() == 0 {
@@ -109,8 +110,11 @@ func (l *line[Q]) ask(ctx context.Context, q Q) error {
 	select {
 	case <-t.landed:
 	case <-ctx.Done():
-		if l.leave(t) {
-			return ctx.Err()
+		switch l.leave(t) {
+		case notBoarded:
+			return fmt.Errorf("redislimiter: %w", ctx.Err())
+		case inFlight:
+			return fmt.Errorf("redislimiter: %w: %w", ErrUnknown, ctx.Err())
 		}
 		<-t.landed
 	}
@@ -174,24 +178,26 @@ func (l *line[Q]) sweepLocked() {
 	l.queue, l.head, l.gone = kept, 0, 0
 }
 
-// leave reports whether t could still be given up.
-func (l *line[Q]) leave(t *ticket[Q]) bool {
+// leave gives t up, unless it has landed, and returns where it was.
+func (l *line[Q]) leave(t *ticket[Q]) uint32 {
 	l.mu.Lock()
-	if !t.boarded {
+	defer l.mu.Unlock()
+	if t.state.Load() == notBoarded {
 		t.gone = true
 		l.gone++
-		l.mu.Unlock()
-		return true
+		return notBoarded
 	}
-	l.mu.Unlock()
-	return t.state.CompareAndSwap(inFlight, hasLeft)
+	if t.state.CompareAndSwap(inFlight, hasLeft) {
+		return inFlight
+	}
+	return hasLanded
 }
 
 // recycle keeps t for another; nobody else may hold it.
 func (l *line[Q]) recycle(t *ticket[Q]) {
 	var none Q
-	t.q, t.err, t.boarded = none, nil, false
-	t.state.Store(inFlight)
+	t.q, t.err = none, nil
+	t.state.Store(notBoarded)
 	l.tickets.Put(t)
 }
 
@@ -275,7 +281,7 @@ func (l *line[Q]) boardLocked(aboard []*ticket[Q]) []*ticket[Q] {
 			l.gone--
 			continue
 		}
-		t.boarded = true
+		t.state.Store(inFlight)
 		aboard = append(aboard, t)
 	}
 	switch rest := len(l.queue) - l.head; {
@@ -344,4 +350,130 @@ func (p *panicked) Error() string {
 func (p *panicked) Unwrap() error {
 	err, _ := p.value.(error)
 	return err
+}
+
+// share asks q together with what others ask at the same time.
+func (l *Limiter) share(ctx context.Context, q *question) error {
+	if err := l.line.ask(ctx, q); err != nil {
+		return err
+	}
+	return q.failed
+}
+
+// fly asks questions that share a flight, by one script call.
+func (l *Limiter) fly(ctx context.Context, qs []*question) error {
+	if len(qs) == 1 {
+		return l.ask(ctx, qs[0])
+	}
+	m := manifests.Get().(*manifest)
+	defer manifests.Put(m)
+	m.merge(qs)
+	l.askEach(ctx, m.runs)
+	m.settle(qs)
+	return nil
+}
+
+// askEach asks questions of which some may be faulty: a key that holds something
+// else is nobody's business but of those who ask for it. Nothing was decided when
+// the server says so.
+func (l *Limiter) askEach(ctx context.Context, runs []*question) {
+	err := l.ask(ctx, runs...)
+	if n := len(runs); n > 1 && errors.Is(err, ErrWrongType) {
+		l.askEach(ctx, runs[:n/2])
+		l.askEach(ctx, runs[n/2:])
+		return
+	}
+	if err != nil && callers(ctx, err) && !errors.Is(err, ErrUnknown) {
+		// The context is the flight's, not that of a caller.
+		err = fmt.Errorf("redislimiter: %w: %w", ErrUnreachable, ctx.Err())
+	}
+	for _, q := range runs {
+		q.failed = err
+	}
+}
+
+// A manifest says which questions of a flight are one: those that ask the same,
+// if nobody asked about their keys in between. The server is then asked once, as
+// many times, and the first of them are granted.
+type manifest struct {
+	runs []*question    // each the first of its kind
+	run  []int          // of each question
+	nth  []int          // of its run
+	last map[string]int // key: the last run that asked about it
+}
+
+var manifests = sync.Pool{New: func() any { return &manifest{last: make(map[string]int)} }}
+
+func (m *manifest) merge(qs []*question) {
+	m.runs, m.run, m.nth = m.runs[:0], m.run[:0], m.nth[:0]
+	clear(m.last)
+	for _, q := range qs {
+		i := m.find(q)
+		if i < 0 {
+			i = len(m.runs)
+			m.runs = append(m.runs, q)
+			q.times = 0
+			for j := range q.entries {
+				m.last[q.entries[j].key] = i
+			}
+		}
+		m.run, m.nth = append(m.run, i), append(m.nth, m.runs[i].times)
+		m.runs[i].times++
+	}
+}
+
+// find returns the run that q belongs to, or -1.
+func (m *manifest) find(q *question) int {
+	i, ok := m.last[q.entries[0].key]
+	if !ok || len(m.runs[i].entries) != len(q.entries) {
+		return -1
+	}
+	for j := range q.entries {
+		e, o := &q.entries[j], &m.runs[i].entries[j]
+		if last, ok := m.last[e.key]; !ok || last != i || !e.same(o) {
+			return -1
+		}
+	}
+	return i
+}
+
+// same reports whether e and o ask the same. Events of a log are each their own.
+func (e *entry) same(o *entry) bool {
+	return e.key == o.key && e.price == o.price && e.most == o.most && e.size == o.size && e.mark == o.mark && e.kind == o.kind
+}
+
+// settle gives each question its own part of the answer to its run, as if it had
+// been asked alone.
+func (m *manifest) settle(qs []*question) {
+	for i, q := range slices.Backward(qs) { // the first of a run last
+		first := m.runs[m.run[i]]
+		q.now, q.failed = first.now, first.failed
+		granted, nth := first.granted, m.nth[i]
+		later := max(0, granted-1-nth) // what came after it is not in its answer
+		q.times, q.granted = 0, min(1, max(0, granted-nth))
+		for j := range q.entries {
+			e := &q.entries[j]
+			e.answer = first.entries[j].answer
+			switch taken := q.charged(j) * int64(later); e.kind {
+			case bucket:
+				e.answer[0] -= taken
+			case fixedWindow, slidingWindow:
+				e.answer[1] -= taken
+			}
+		}
+	}
+	clear(m.runs)
+}
+
+// giveBack refunds what was granted to callers who had left: they were told that
+// it is not known, and will not use it.
+func (l *Limiter) giveBack(qs []*question) {
+	ctx, cancel := context.WithTimeout(context.Background(), undoTime)
+	defer cancel()
+	for _, q := range qs {
+		if q.failed == nil && q.granted > 0 {
+			// What cannot be given back stays taken.
+			_ = l.refund(ctx, q.refunds())
+		}
+	}
 }

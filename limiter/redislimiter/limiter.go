@@ -101,6 +101,8 @@ type Limiter struct {
 	macs          sync.Pool
 	clientClock   bool
 	now           func() time.Time // of the client's clock
+
+	line *line[*question]
 }
 
 var _ limiter.Limiter = (*Limiter)(nil)
@@ -142,6 +144,7 @@ func New(client redis.UniversalClient, opts *Options) (*Limiter, error) {
 		l.secret = append([]byte(nil), o.Secret...)
 		l.macs.New = newMAC(l.secret)
 	}
+	l.line = newLine(l.fly, l.giveBack)
 	return l, nil
 }
 
@@ -175,7 +178,7 @@ func (l *Limiter) Take(ctx context.Context, c limiter.Charge) (limiter.Result, e
 		return shut(), nil
 	}
 	q := question{entries: one[:]}
-	if err := l.ask(ctx, &q); err != nil {
+	if err := l.share(ctx, &q); err != nil {
 		return limiter.Result{}, err
 	}
 	var r limiter.Result

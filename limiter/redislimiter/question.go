@@ -55,6 +55,7 @@ type question struct {
 	// What the server has answered.
 	now     int64
 	granted int
+	failed  error // why it has not, if others of its flight were answered
 }
 
 // encode fills in what is asked for c, which is valid.

@@ -50,7 +50,7 @@ func (d *decision) take(ctx context.Context) error {
 		if closed {
 			p.refuse()
 		}
-		if err := d.l.ask(ctx, &p.question); err != nil {
+		if err := d.l.share(ctx, &p.question); err != nil {
 			d.undo(ctx, d.parts[:i])
 			clear(d.results)
 			return err
@@ -125,9 +125,7 @@ func (p *part) tell(d *decision, undone bool) {
 // undoTime is how long giving back may take.
 const undoTime = time.Second
 
-// undo gives back what parts were granted. Of one bucket, what was taken last
-// must go back last, or it would count as given back to who came before; where
-// turns are given, it must go back first, because only the last can.
+// undo gives back what parts were granted.
 func (d *decision) undo(ctx context.Context, parts []*part) {
 	parts = slices.DeleteFunc(slices.Clone(parts), func(p *part) bool { return p.granted == 0 })
 	if len(parts) == 0 {
@@ -136,18 +134,26 @@ func (d *decision) undo(ctx context.Context, parts []*part) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 	defer cancel()
 	for _, p := range parts {
-		var turns, rest []refund
-		p.results(0, false, func(e *entry, r limiter.Result) {
-			switch {
-			case r.Receipt == limiter.Receipt{}:
-			case e.charge.Policy.Algorithm == limiter.LeakyBucket || e.charge.MaxDelay > 0:
-				turns = append(turns, refund{e.charge, r.Receipt})
-			default:
-				rest = append(rest, refund{e.charge, r.Receipt})
-			}
-		})
-		slices.Reverse(turns)
 		// The decision is a refusal either way: nobody is helped by an error.
-		_ = d.l.refund(ctx, append(turns, rest...))
+		_ = d.l.refund(ctx, p.refunds())
 	}
+}
+
+// refunds returns what gives back a question that was granted. Of one bucket,
+// what was taken last must go back last, or it would count as given back to who
+// came before; where turns are given, it must go back first, because only the
+// last can.
+func (q *question) refunds() []refund {
+	var turns, rest []refund
+	q.results(0, false, func(e *entry, r limiter.Result) {
+		switch {
+		case r.Receipt == limiter.Receipt{}:
+		case e.charge.Policy.Algorithm == limiter.LeakyBucket || e.charge.MaxDelay > 0:
+			turns = append(turns, refund{e.charge, r.Receipt})
+		default:
+			rest = append(rest, refund{e.charge, r.Receipt})
+		}
+	})
+	slices.Reverse(turns)
+	return append(turns, rest...)
 }
