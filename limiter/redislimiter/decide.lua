@@ -8,8 +8,8 @@
 --     its key's place in KEYS * 4 + the kind of its state:
 --       0 bucket, 1 fixed window, 2 sliding window, 3 log
 --     price   microseconds of a bucket, units of the others; 0 only looks
---     most    bucket: how far ahead the arrival may be for the charge to fit
---             others: the limit; -1: it can never fit
+--     most    bucket: how far ahead the arrival may be for the charge to fit, -1 if
+--             it never can; others: the limit
 --     size    bucket: its capacity; others: the length of the window
 --     mark    bucket: its reach, and 't' behind it if the caller may wait
 --             log: the id of the event
@@ -91,9 +91,9 @@ local function fits(kind, s, price, most, size, mark, added)
       end
     end
     if ahead < 0 then ahead = 0 end
-    return most >= 0 and (price == 0 or ahead + added <= most and (added == 0 or added + price <= size))
+    return price == 0 or ahead + added <= most and (added == 0 or added + price <= size)
   end
-  if price == 0 then return most >= 0 end
+  if price == 0 then return true end
   local room = most - added - price - s.units
   if room < 0 then return false end
   if kind ~= 2 or s.before <= room then return true end
@@ -102,6 +102,27 @@ local function fits(kind, s, price, most, size, mark, added)
 end
 
 local i, n, total = 2, 1, #ARGV
+
+-- Readings of a client's clock arrive out of order. Within a second, time does
+-- not step back where somebody has charged already.
+if client then
+  local a = 2
+  while a <= total do
+    local charges = ARGV[a] % 1048576
+    for b = a + 1, a + charges * 5, 5 do
+      if ARGV[b] % 4 == 0 then
+        local k = ARGV[b] / 4
+        states[k] = states[k] or load_bucket(KEYS[k])
+        kinds[k] = 0
+        local seen = states[k].seen
+        if seen and seen > now and seen - now <= 1000000 then now = seen end
+      end
+    end
+    a = a + 1 + charges * 5
+  end
+  answer[1] = now
+end
+
 while i <= total do
   local charges, times = ARGV[i] + 0, 1
   if charges >= 1048576 then
@@ -137,7 +158,7 @@ while i <= total do
         if added then added[k] = before + price end
       else
         all = false
-        if kind == 3 and ARGV[a + 2] ~= '-1' then
+        if kind == 3 then
           local units = s.units + before + price - ARGV[a + 2]
           retry = retry or {}
           if units <= s.units then retry[a] = leaving(KEYS[k], s, lengths[k], units) end
@@ -188,7 +209,7 @@ while i <= total do
       n = n + 2
     elseif kind == 3 then
       local more = 0
-      if s.units > 0 then more = leaving(KEYS[k], s, lengths[k], max(0, s.units - max(ARGV[a + 2] + 0, 0)) + 1) end
+      if s.units > 0 then more = leaving(KEYS[k], s, lengths[k], max(0, s.units - ARGV[a + 2]) + 1) end
       answer[n + 1], answer[n + 2] = s.units, s.units > 0 and s.last - now or 0
       answer[n + 3], answer[n + 4] = more, retry and retry[a] or 0
       n = n + 4

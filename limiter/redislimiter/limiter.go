@@ -148,10 +148,13 @@ func New(client redis.UniversalClient, opts *Options) (*Limiter, error) {
 	return l, nil
 }
 
-// check returns the faults of a charge, like package limiter.
+// check returns the faults of a charge, and ignores those that package limiter
+// ignores there: what is not printable in a Name harms nobody here.
 func check(c *limiter.Charge) error {
-	if err := c.Policy.Validate(); err != nil {
-		return err
+	p := &c.Policy
+	if p.Name == "" || p.Algorithm > limiter.SlidingLog || p.Limit < 0 || p.Window < time.Microsecond ||
+		p.Burst < 0 || p.Burst > 0 && p.Algorithm >= limiter.FixedWindow {
+		return p.Validate()
 	}
 	switch {
 	case c.Cost < 0:

@@ -96,7 +96,17 @@ func (e *entry) encode(l *Limiter, c *limiter.Charge) {
 		}
 	}
 	if e.never {
-		e.price, e.most = 0, -1
+		e.impossible()
+	}
+}
+
+// impossible makes sure that the server does not grant the entry.
+func (e *entry) impossible() {
+	e.never = true
+	if e.kind == bucket {
+		e.price, e.most = 1, -1
+	} else {
+		e.price = e.most + 1
 	}
 }
 

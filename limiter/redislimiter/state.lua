@@ -12,6 +12,7 @@
 --                       clock has been set back, whatever the policy of the reader
 --   't' or 'g' and given, only if callers may be waiting for turns or something
 --             was given back: see bucket.go of package limiter
+--   '@' and the time of writing, only if that was not the server's
 --
 -- Without the last part it is a number of 19 digits, which Redis keeps in 16
 -- bytes.
@@ -27,7 +28,8 @@ local call, sub, format, match = redis.call, string.sub, string.format, string.m
 local floor, ceil, min, max = math.floor, math.ceil, math.min, math.max
 
 local now = ARGV[1] + 0
-if now == 0 then
+local client = now > 0
+if not client then
   -- Once: two calls differ.
   local t = call('TIME')
   now = t[1] * 1000000 + t[2]
@@ -35,7 +37,7 @@ end
 
 -- A number as it is in what was stored; what cannot be ours counts as nothing.
 local function number(s)
-  local n = tonumber(s)
+  local n = s and tonumber(s)
   if n and n >= 0 and n < 9007199254740992 then return n end
   return 0
 end
@@ -46,7 +48,8 @@ local function load_bucket(key)
   local s = { at = number(sub(v, 1, 16)), given = 0, reach = sub(v, 17, 19), found = true }
   if #v > 19 then
     s.turns = sub(v, 20, 20) == 't'
-    s.given = number(sub(v, 21))
+    s.given = number(match(v, '^%d+%a(%d+)'))
+    s.seen = number(match(v, '@(%d+)$'))
   end
   return s
 end
@@ -58,6 +61,7 @@ local function save_bucket(key, s)
   if s.turns or s.given > 0 then
     v = v .. (s.turns and 't' or 'g') .. format('%.0f', s.given)
   end
+  if client then v = v .. '@' .. format('%.0f', now) end
   call('SET', key, v, 'PX', max(1, ceil((s.at - now + s.given) / 1000)))
 end
 

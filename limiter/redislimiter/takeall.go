@@ -106,7 +106,7 @@ func (d *decision) split() (closed bool) {
 // taken.
 func (p *part) refuse() {
 	e := p.entries[0]
-	e.never, e.price, e.most = true, 0, -1
+	e.impossible()
 	p.entries, p.which = append(p.entries, e), append(p.which, -1)
 }
 
