@@ -169,6 +169,17 @@ type Limiter interface {
 	Reset(ctx context.Context, c Charge) error
 }
 
+// Validate returns what is wrong with c and its Policy, or nil if it can be
+// counted; the error matches [ErrPolicy]. It is for who implements a [Limiter]:
+// it is cheap enough for every decision, and leaves out the alphabet of the
+// Name, which [Policy.Validate] looks at too.
+func (c Charge) Validate() error {
+	if c.countable() {
+		return nil
+	}
+	return c.check()
+}
+
 // countable reports whether the arithmetic is safe for c. It is the short form
 // of check for the way that is taken on every request: it skips the alphabet of
 // the Name, which harms nothing but header fields, and those are escaped.
