@@ -101,8 +101,9 @@ type Result struct {
 	ResetAfter time.Duration
 
 	// MoreAfter is the time until Remaining grows. It is set for the window
-	// algorithms; for the others it follows from the rest. 0: not known, or
-	// the quota is whole.
+	// algorithms; for the others it follows from the rest, and is set only if
+	// the rest is about a share of the quota. 0: not known, or the quota is
+	// whole.
 	MoreAfter time.Duration
 
 	// Delay is how long to hold the caller before going on. It is set only

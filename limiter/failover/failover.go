@@ -83,9 +83,11 @@ const (
 	// an outage begins or ends, what the other side has admitted is not known
 	// to this side, so up to one more burst passes at the switch.
 	//
-	// Results have Source fallback and the Limit of the whole quota; Remaining
-	// and the times are those of the share. The memory is bounded by
-	// [limiter.DefaultMaxBytes], empty at first, and kept between outages.
+	// Results have Source fallback and the Limit of the whole quota, as that is
+	// what holds for a client of all instances; Remaining and the times are
+	// those of the share, as that is what this one can give. The memory is
+	// bounded by [limiter.DefaultMaxBytes], empty at first, and kept between
+	// outages.
 	Local
 )
 

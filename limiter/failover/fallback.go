@@ -3,6 +3,8 @@ package failover
 import (
 	"cmp"
 	"context"
+	"math/bits"
+	"time"
 
 	"github.com/goweir/weir/limiter"
 )
@@ -13,8 +15,9 @@ func (f *failover) standIn(ctx context.Context, c limiter.Charge, failure error)
 	case Open:
 		return uncounted(&c, 0), nil
 	case Local:
-		r, err := f.local.Take(ctx, f.share(c, 0, 0))
-		whole(&r, &c)
+		share := f.share(c, 0, 0)
+		r, err := f.local.Take(ctx, share)
+		f.whole(&r, &c, &share)
 		return r, err
 	}
 	return limiter.Result{}, unavailable(failure)
@@ -34,9 +37,10 @@ func (f *failover) standInAll(ctx context.Context, cs []limiter.Charge, failure 
 			rs[i] = uncounted(&cs[i], asked)
 		}
 	case Local:
-		rs, err = f.local.TakeAll(ctx, f.shares(cs))
+		shares := f.shares(cs)
+		rs, err = f.local.TakeAll(ctx, shares)
 		for i := range rs {
-			whole(&rs[i], &cs[i])
+			f.whole(&rs[i], &cs[i], &shares[i])
 		}
 	default:
 		err = unavailable(failure)
@@ -54,13 +58,27 @@ func uncounted(c *limiter.Charge, asked int) limiter.Result {
 	return r
 }
 
-// whole makes r, about the share of c's quota, a Result about c.
-func whole(r *limiter.Result, c *limiter.Charge) {
+// whole makes r, about share, a Result about c.
+func (f *failover) whole(r *limiter.Result, c, share *limiter.Charge) {
 	r.Source = limiter.SourceFallback
 	r.Limit = c.Policy.Limit
 	if r.Allowed && c.Cost > 0 {
 		r.RetryAfter = 0 // a charge that became a look, because others took the share
 	}
+	if f.instances > 1 && c.Policy.Algorithm < limiter.FixedWindow && r.ResetAfter > 0 {
+		r.MoreAfter = moreAfter(&share.Policy, r)
+	}
+}
+
+// moreAfter returns when a bucket of p has one unit more. It is when all units
+// but those that are missing then are back.
+func moreAfter(p *limiter.Policy, r *limiter.Result) time.Duration {
+	unit := (uint64(p.Window) + uint64(p.Limit) - 1) / uint64(p.Limit)
+	hi, missing := bits.Mul64(uint64(max(0, capacity(p)-r.Remaining-1)), unit)
+	if hi > 0 || missing >= uint64(r.ResetAfter) {
+		return 1 // rounding: at any moment
+	}
+	return r.ResetAfter - time.Duration(missing)
 }
 
 // shares returns the charges to this instance's shares. The same quota twice

@@ -101,12 +101,29 @@ func TestShareIsMemory(t *testing.T) {
 				c.Policy = whole
 				open = append(open, held{c, own, want})
 				want.Source, want.Limit, want.Receipt = limiter.SourceFallback, 43, got.Receipt
+				if a == limiter.TokenBucket || a == limiter.LeakyBucket {
+					want.MoreAfter = more(t, m, share, want)
+				}
 				if got != want {
 					t.Fatalf("%v, step %d: Take(%+v)\n got %+v\nwant %+v", a, i, c, got, want)
 				}
 			}
 		})
 	}
+}
+
+// more returns when the state of key "k" will give one unit more than r says.
+func more(t *testing.T, m limiter.Limiter, p limiter.Policy, r limiter.Result) time.Duration {
+	t.Helper()
+	if r.ResetAfter == 0 {
+		return 0
+	}
+	c := of(p, r.Remaining+1)
+	if next := take(t, m, c); !next.Allowed {
+		return next.RetryAfter
+	}
+	t.Fatalf("%+v has more remaining", r)
+	return 0
 }
 
 // A cost above the share takes all of it; one above the whole quota never fits.
