@@ -345,7 +345,7 @@ func TestObserverMayAsk(t *testing.T) {
 				t.Error("told of two changes at once")
 			}
 			busy = true
-			time.Sleep(ms)
+			time.Sleep(1200 * ms) // and so the next change is there before it has ended
 			take(t, l, of(day(1), 1))
 			kinds = append(kinds, e.Kind)
 			busy = false
@@ -353,8 +353,8 @@ func TestObserverMayAsk(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 20 {
 			wg.Go(func() {
-				for i := range 5000 {
-					if i == 3000 {
+				for i := range 10_000 {
+					if i == 5000 {
 						s.set(healthy)
 					}
 					l.Take(t.Context(), of(day(1), 1))

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -227,6 +228,41 @@ func TestLaterDeadline(t *testing.T) {
 			t.Errorf("the backend was asked %d times", n)
 		}
 	})
+}
+
+// Nor is a caller that leaves when the budget is over already.
+func TestLeftTooLate(t *testing.T) {
+	inTime(t, func(t *testing.T) {
+		s := newServer()
+		s.set(after(time.Second))
+		l := failover.New(s, failover.Open, nil)
+		for range failover.DefaultFailures + 3 {
+			ctx := &mute{Context: t.Context()}
+			time.AfterFunc(budget-1, ctx.end)
+			if _, err := l.Take(ctx, of(day(1), 1)); err != nil && err != context.Canceled {
+				t.Errorf("Take: %v", err)
+			}
+		}
+		if n := len(s.asked()); n != failover.DefaultFailures {
+			t.Errorf("the backend was asked %d times", n)
+		}
+	})
+}
+
+// mute is a context that ends without a word, so that what waits for its end
+// hears of something else first.
+type mute struct {
+	context.Context
+	ended atomic.Bool
+}
+
+func (*mute) Done() <-chan struct{} { return nil }
+func (m *mute) end()                { m.ended.Store(true) }
+func (m *mute) Err() error {
+	if m.ended.Load() {
+		return context.Canceled
+	}
+	return nil
 }
 
 // A panic reaches the caller, as it would without a goroutine between, and

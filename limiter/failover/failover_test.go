@@ -58,6 +58,8 @@ func TestModes(t *testing.T) {
 		{failover.Open, of(p, 10), limiter.Result{Allowed: true, Limit: 10, Remaining: -1, Source: limiter.SourceFallback}, nil},
 		{failover.Open, of(p, 11), limiter.Result{Limit: 10, Remaining: -1, RetryAfter: limiter.Never, Source: limiter.SourceFallback}, nil},
 		{failover.Open, of(limiter.PerDay("p", 0), 1), limiter.Result{Remaining: -1, RetryAfter: limiter.Never, Source: limiter.SourceFallback}, nil},
+		{failover.Open, of(limiter.PerDay("p", 0), 0), limiter.Result{Remaining: -1, RetryAfter: limiter.Never, Source: limiter.SourceFallback}, nil},
+		{failover.Open, of(limiter.Policy{Name: "p", Window: time.Hour, Burst: 8}, 1), limiter.Result{Remaining: -1, RetryAfter: limiter.Never, Source: limiter.SourceFallback}, nil},
 		{failover.Local, of(p, 1), limiter.Result{Allowed: true, Limit: 10, Remaining: 1, Source: limiter.SourceFallback}, nil},
 		{failover.Local, of(p, 9), limiter.Result{Allowed: true, Limit: 10, Remaining: 0, Source: limiter.SourceFallback}, nil},
 		{failover.Local, of(p, 11), limiter.Result{Limit: 10, Remaining: 2, RetryAfter: limiter.Never, Source: limiter.SourceFallback}, nil},
@@ -72,7 +74,7 @@ func TestModes(t *testing.T) {
 				if !errors.Is(err, tt.err) || (tt.err != nil) != errors.Is(err, errBroken) && len(s.asked()) == 1 {
 					t.Errorf("%v: Take(%+v): error %v, want %v, because of %v", tt.mode, tt.c, err, tt.err, errBroken)
 				}
-				r.Receipt, r.ResetAfter = limiter.Receipt{}, 0
+				r.Receipt, r.ResetAfter, r.MoreAfter = limiter.Receipt{}, 0, 0
 				if r != tt.want {
 					t.Errorf("%v: Take(%+v)\n got %+v\nwant %+v", tt.mode, tt.c, r, tt.want)
 				}

@@ -46,6 +46,7 @@ var meetings = []struct {
 	{name: "has it from a cache", r: limiter.Result{Source: limiter.SourceDenyCache, RetryAfter: 1}},
 	{name: "refuses", err: errBroken},
 	{name: "refuses in a while", took: 30 * ms, err: errBroken},
+	{name: "gives up", took: 30 * ms, err: context.DeadlineExceeded},
 	{name: "finds it invalid", err: limiter.ErrPolicy},
 	{name: "hangs", took: time.Minute, heeds: true, err: context.DeadlineExceeded},
 	{name: "hangs and heeds nothing", took: 3 * time.Second, r: limiter.Result{Allowed: true, Source: limiter.SourceRedis}},
@@ -56,9 +57,10 @@ var meetings = []struct {
 // meets it, and when the caller leaves or how long the pause before it is.
 func FuzzBreaker(f *testing.F) {
 	f.Add([]byte{4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 0, 0, 0, 7, 0, 0})
-	f.Add([]byte{7, 0, 7, 0, 7, 1, 7, 0, 7, 0, 7, 2, 7, 0, 3, 7, 3, 0, 8, 0, 1, 7})
-	f.Add([]byte{8, 0, 8, 1, 8, 0, 8, 2, 8, 0, 8, 0, 8, 0, 9, 7, 9, 7, 1, 1, 1, 7, 1, 0})
-	f.Add([]byte{5, 2, 5, 0, 5, 0, 3, 0, 6, 0, 5, 0, 5, 0, 5, 0, 6, 7, 3, 0, 1, 1, 2, 0})
+	f.Add([]byte{8, 0, 8, 0, 8, 1, 8, 0, 8, 0, 8, 2, 8, 0, 3, 7, 3, 0, 9, 0, 1, 7})
+	f.Add([]byte{9, 0, 9, 1, 9, 0, 9, 2, 9, 0, 9, 0, 9, 0, 10, 7, 10, 7, 1, 1, 1, 7, 1, 0})
+	f.Add([]byte{5, 2, 5, 0, 5, 0, 3, 0, 7, 0, 5, 0, 5, 0, 5, 0, 7, 7, 3, 0, 1, 1, 2, 0})
+	f.Add([]byte{6, 0, 6, 0, 6, 0, 6, 0, 6, 0, 6, 7, 0, 7})
 	f.Fuzz(play)
 }
 
@@ -75,7 +77,7 @@ func TestBreaker(t *testing.T) {
 		for i := range script {
 			script[i] = byte(rnd.IntN(256))
 			if i%2 == 0 && rnd.IntN(4) < bad {
-				script[i] = []byte{4, 5, 7, 8, 9}[rnd.IntN(5)]
+				script[i] = []byte{4, 5, 6, 8, 9, 10}[rnd.IntN(6)]
 			}
 		}
 		if play(t, script); t.Failed() {

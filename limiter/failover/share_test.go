@@ -230,7 +230,7 @@ func TestTrapLimiter27_FallbackToFullLimit(t *testing.T) {
 					begin := time.Now()
 					var at []time.Duration // when something was admitted
 					flood := func(d time.Duration) {
-						for until := time.Now().Add(d); time.Now().Before(until); time.Sleep(ms) {
+						for until := time.Now().Add(d); time.Now().Before(until); time.Sleep(4 * ms) {
 							for _, l := range ls {
 								if take(t, l, of(p, 1)).Allowed {
 									at = append(at, time.Since(begin))
