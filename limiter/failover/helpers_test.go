@@ -75,6 +75,14 @@ func (s *server) asked() []time.Time {
 	return s.calls
 }
 
+// counts returns how often a refund or a reset was asked for, and how many calls
+// have not returned, now and at most.
+func (s *server) counts() (refunds, inside, most int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refunds, s.inside, s.most
+}
+
 func (s *server) enter(ctx context.Context, take bool) error {
 	s.mu.Lock()
 	f := s.fault

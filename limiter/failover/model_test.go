@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -89,11 +90,11 @@ func TestBreaker(t *testing.T) {
 func play(t *testing.T, script []byte) {
 	inTime(t, func(t *testing.T) {
 		var m machine
-		var asked int
-		var meeting int
+		var asked atomic.Int64
+		var meeting atomic.Int64
 		l := failover.New(answeringIn{func(ctx context.Context) (limiter.Result, error) {
-			asked++
-			k := meetings[meeting]
+			asked.Add(1)
+			k := meetings[meeting.Load()]
 			end := ctx.Done()
 			if !k.heeds {
 				end = nil
@@ -106,8 +107,8 @@ func play(t *testing.T, script []byte) {
 			}
 		}}, failover.Closed, nil)
 		for i := 0; i+1 < len(script) && i < 400; i += 2 {
-			meeting = int(script[i]) % len(meetings)
-			k := meetings[meeting]
+			meeting.Store(int64(script[i]) % int64(len(meetings)))
+			k := meetings[meeting.Load()]
 			ctx, cancel, stays := t.Context(), context.CancelFunc(func() {}), time.Hour
 			switch script[i+1] % 8 {
 			case 1:
@@ -125,14 +126,14 @@ func play(t *testing.T, script []byte) {
 			start := time.Now()
 			reaches := m.asks(start)
 			probe := reaches && m.down
-			before := asked
+			before := asked.Load()
 			r, err := l.Take(ctx, of(day(1), 1))
 			took := time.Since(start)
 			left := ctx.Err()
 			cancel()
 
-			if (asked > before) != reaches || asked > before+1 {
-				t.Fatalf("call %d, which %s: the backend was asked %d times, want %v", i/2, k.name, asked-before, reaches)
+			if n := asked.Load(); (n > before) != reaches || n > before+1 {
+				t.Fatalf("call %d, which %s: the backend was asked %d times, want %v", i/2, k.name, n-before, reaches)
 			}
 			if !reaches {
 				if took != 0 || !errors.Is(err, failover.ErrUnavailable) {
