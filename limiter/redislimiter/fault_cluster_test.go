@@ -1,0 +1,5 @@
+//go:build unix
+
+package redislimiter_test
+
+var clusterFaults = []fault{}
