@@ -23,8 +23,28 @@ func (l *Limiter) TakeAll(ctx context.Context, cs []limiter.Charge) ([]limiter.R
 		}
 	}
 	results := make([]limiter.Result, len(cs))
-	d := decision{l: l, charges: slices.Clone(cs), results: results}
-	return results, d.take(ctx)
+	ids := make([]quotaID, len(cs))
+	for i := range cs {
+		ids[i] = l.ids.of(&cs[i])
+	}
+	if l.denials.lookAll(cs, ids, results) {
+		return results, nil
+	}
+	if l.leases != nil {
+		return results, l.takeLeased(ctx, cs, ids, results)
+	}
+	return results, l.takeFar(ctx, slices.Clone(cs), ids, results)
+}
+
+// takeFar asks the server.
+func (l *Limiter) takeFar(ctx context.Context, cs []limiter.Charge, ids []quotaID, results []limiter.Result) error {
+	asked := l.denials.askingAll(ids)
+	d := decision{l: l, charges: cs, results: results}
+	err := d.take(ctx)
+	if err == nil {
+		l.denials.keepAll(cs, asked, results)
+	}
+	return err
 }
 
 // A decision is a TakeAll on its way.
