@@ -49,14 +49,14 @@ func TestConforms(t *testing.T) {
 	c := client(t, redistest.Start(t).Addr())
 	limitertest.Run(t, func(t *testing.T) limiter.Limiter {
 		return open(t, c, redislimiter.Options{})
-	}, &limitertest.Options{RealTime: true, Rounding: micro})
+	}, &limitertest.Options{RealTime: true, Rounding: micro, Tolerance: 20e6})
 }
 
 func TestConformsByClientClock(t *testing.T) {
 	c := client(t, redistest.Start(t).Addr())
 	limitertest.Run(t, func(t *testing.T) limiter.Limiter {
 		return open(t, c, redislimiter.Options{ClientClock: true, Secret: []byte("s"), Slot: "one"})
-	}, &limitertest.Options{RealTime: true, Rounding: micro})
+	}, &limitertest.Options{RealTime: true, Rounding: micro, Tolerance: 20e6})
 }
 
 // The embedded server runs the same scripts by another Lua. It is no substitute
@@ -65,7 +65,7 @@ func TestConformsEmbedded(t *testing.T) {
 	c := client(t, miniredis.RunT(t).Addr())
 	limitertest.Run(t, func(t *testing.T) limiter.Limiter {
 		return open(t, c, redislimiter.Options{ClientClock: true})
-	}, &limitertest.Options{RealTime: true, Rounding: micro, Algorithms: []limiter.Algorithm{limiter.TokenBucket}})
+	}, &limitertest.Options{RealTime: true, Rounding: micro, Tolerance: 20e6, Algorithms: []limiter.Algorithm{limiter.TokenBucket}})
 }
 
 func TestConformsOnCluster(t *testing.T) {
@@ -78,5 +78,5 @@ func TestConformsOnCluster(t *testing.T) {
 	t.Cleanup(func() { c.Close() })
 	limitertest.Run(t, func(t *testing.T) limiter.Limiter {
 		return open(t, c, redislimiter.Options{})
-	}, &limitertest.Options{RealTime: true, Rounding: micro, TakeAllInSteps: true})
+	}, &limitertest.Options{RealTime: true, Rounding: micro, Tolerance: 20e6, TakeAllInSteps: true})
 }
