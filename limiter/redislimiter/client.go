@@ -19,6 +19,9 @@ func (o *Options) check(client redis.UniversalClient) error {
 	if !plain(o.Slot) {
 		fault("Slot is %q; allowed: printable ASCII without spaces and braces", o.Slot)
 	}
+	if o.DenyTime < 0 {
+		fault("DenyTime is %v; allowed: 0 (%v) or more", o.DenyTime, DefaultDenyTime)
+	}
 	settings := func(retries int, timeouts bool) {
 		if o.DangerouslyAllowRetries {
 			return

@@ -3,6 +3,7 @@ package redislimiter
 import (
 	"math"
 	"math/bits"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -228,4 +229,43 @@ func (d *denials) drop(id quotaID) {
 		return
 	}
 	d.setOf(id).changes.Add(1)
+}
+
+// lookAll reports whether one of cs is known to be refused, and answers all then:
+// nobody asked about the others, and nothing is known of them.
+func (d *denials) lookAll(cs []limiter.Charge, ids []quotaID, results []limiter.Result) bool {
+	refused := false
+	for i := range cs {
+		// What is charged to the same quota before it is not in the refusal.
+		if d.look(&cs[i], ids[i], &results[i]) && !slices.Contains(ids[:i], ids[i]) {
+			refused = true
+		} else {
+			results[i] = limiter.Result{Allowed: true, Source: limiter.SourceDenyCache, Limit: cs[i].Policy.Limit, Remaining: -1}
+		}
+	}
+	if !refused {
+		clear(results)
+	}
+	return refused
+}
+
+func (d *denials) askingAll(ids []quotaID) []asked {
+	if d == nil {
+		return nil
+	}
+	all := make([]asked, len(ids))
+	for i, id := range ids {
+		all[i] = d.asking(id)
+	}
+	return all
+}
+
+// keepAll remembers what of cs was refused for itself, and not for what was
+// charged to the same quota before it.
+func (d *denials) keepAll(cs []limiter.Charge, all []asked, results []limiter.Result) {
+	for i := range all {
+		if !results[i].Allowed && !slices.ContainsFunc(all[:i], func(o asked) bool { return o.id == all[i].id }) {
+			d.keep(&cs[i], all[i], &results[i])
+		}
+	}
 }

@@ -44,6 +44,7 @@
 package redislimiter
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -57,6 +58,12 @@ import (
 
 // DefaultPrefix is Options.Prefix if that is empty.
 const DefaultPrefix = "weir"
+
+// Defaults of Options.DenyCache and Options.DenyTime: 4 MiB at most, and a second.
+const (
+	DefaultDenyCache = 16384
+	DefaultDenyTime  = time.Second
+)
 
 // Options are the options of [New].
 type Options struct {
@@ -80,6 +87,44 @@ type Options struct {
 	// share quotas must then agree, as well as the limits are to hold.
 	ClientClock bool
 
+	// DenyCache is how many refusals this process remembers, in up to 256 bytes
+	// each. As long as one holds it answers for the server: for charges with the
+	// same Policy, at least the refused Cost and at most its MaxDelay, and for
+	// every TakeAll with one of them. Refusals that hold are not forgotten but
+	// for want of room. So a caller who is refused costs the server nothing,
+	// however often it comes.
+	//
+	// This never admits more, and never refuses for longer than the refusal
+	// said; a Refund or Reset by this process is seen at once, by another one
+	// after DenyTime at the latest. 0 means DefaultDenyCache; negative: none.
+	DenyCache int
+
+	// DenyTime is for how long at most a refusal is remembered. 0 means
+	// DefaultDenyTime; negative is a fault.
+	DenyTime time.Duration
+
+	// Lease returns how many units of a quota this process takes in advance, to
+	// spend them without asking: one call of the server for so many decisions.
+	// It is called for each charge, so it should only look something up. Less
+	// than 2 means no lease for this Policy; more than its capacity is cut down
+	// to it. nil: no leases.
+	//
+	// The price is exactness. In any time t the processes together admit up to
+	// Burst + Limit*t/Window + processes*lease, because what was taken before
+	// may be spent then; and what one of them has in stock another may be
+	// refused. Units that are not spent within a Window are dropped. With
+	// FixedWindow they are dropped at its end, and nothing too much is ever
+	// admitted.
+	//
+	// Leases are for TokenBucket and FixedWindow and for charges without
+	// MaxDelay and of no more than a lease; others are asked for as ever. Each
+	// charge of a TakeAll is leased for itself, and put back into stock if
+	// another refuses. Remaining counts the stock of this process and what the
+	// server had left when it was asked last. A Refund goes back into stock,
+	// and is lost if that was dropped meanwhile; a Reset drops it in this
+	// process only. There are 4096 leases at most; further quotas do without.
+	Lease func(limiter.Policy) int
+
 	// DangerouslyAllowRetries accepts clients that New would refuse. This
 	// package's own calls are not executed twice by such a client either; what
 	// is lost are the times that callers expect: go-redis ignores deadlines
@@ -102,7 +147,11 @@ type Limiter struct {
 	clientClock   bool
 	now           func() time.Time // of the client's clock
 
-	line *line[*question]
+	line    *line[*question]
+	lines   sync.Map // of a cluster: one for each node, by its address
+	ids     *quotaIDs
+	denials *denials // nil: none are kept
+	leases  *leases  // nil: there are none
 }
 
 var _ limiter.Limiter = (*Limiter)(nil)
@@ -145,6 +194,9 @@ func New(client redis.UniversalClient, opts *Options) (*Limiter, error) {
 		l.macs.New = newMAC(l.secret)
 	}
 	l.line = newLine(l.fly, l.giveBack)
+	l.ids = newQuotaIDs()
+	l.denials = newDenials(cmp.Or(o.DenyCache, DefaultDenyCache), cmp.Or(o.DenyTime, DefaultDenyTime))
+	l.leases = newLeases(o.Lease, l.lease)
 	return l, nil
 }
 
@@ -170,23 +222,50 @@ func shut() limiter.Result {
 	return limiter.Result{RetryAfter: limiter.Never, Source: limiter.SourceRedis}
 }
 
-// Take implements [limiter.Limiter].
-func (l *Limiter) Take(ctx context.Context, c limiter.Charge) (limiter.Result, error) {
+// Take implements [limiter.Limiter]. It allocates nothing if it needs not ask the
+// server.
+func (l *Limiter) Take(ctx context.Context, c limiter.Charge) (r limiter.Result, err error) {
 	if err := check(&c); err != nil {
-		return limiter.Result{}, err
+		return r, err
 	}
-	var one [1]entry
-	e := &one[0]
-	if e.encode(l, &c); e.closed {
+	if c.Policy.Limit == 0 {
 		return shut(), nil
 	}
-	q := question{entries: one[:]}
-	if err := l.share(ctx, &q); err != nil {
-		return limiter.Result{}, err
+	id := l.ids.of(&c)
+	if ok, err := l.leases.take(ctx, &c, id, &r); ok || err != nil {
+		return r, err
 	}
-	var r limiter.Result
+	if l.denials.look(&c, id, &r) {
+		return r, nil
+	}
+	r, err = l.charge(ctx, c, id)
+	l.leases.add(&c, id, &r)
+	return r, err
+}
+
+// charge asks the server.
+func (l *Limiter) charge(ctx context.Context, c limiter.Charge, id quotaID) (r limiter.Result, err error) {
+	asked := l.denials.asking(id)
+	var one [1]entry
+	one[0].encode(l, &c)
+	q := question{entries: one[:]}
+	if l.cluster {
+		q.slot = l.slotOf(one[0].key)
+	}
+	if err := l.share(ctx, &q); err != nil {
+		return r, err
+	}
 	q.results(0, false, func(_ *entry, got limiter.Result) { r = got })
+	l.denials.keep(&c, asked, &r)
 	return r, nil
+}
+
+// lease asks the server for units to spend later, unless it is known to refuse.
+func (l *Limiter) lease(ctx context.Context, c limiter.Charge, id quotaID) (r limiter.Result, err error) {
+	if l.denials.look(&c, id, &r) {
+		return r, nil
+	}
+	return l.charge(ctx, c, id)
 }
 
 // Refund implements [limiter.Limiter]. r.Receipt is cleared even if there is an
@@ -200,6 +279,10 @@ func (l *Limiter) Refund(ctx context.Context, c limiter.Charge, r *limiter.Resul
 	}
 	receipt := r.Receipt
 	r.Receipt = limiter.Receipt{}
+	if receipt.Given == fromLease {
+		l.leases.refund(l.ids.of(&c), receipt)
+		return nil
+	}
 	return l.refund(ctx, []refund{{&c, receipt}})
 }
 
@@ -227,6 +310,9 @@ func (l *Limiter) refund(ctx context.Context, rs []refund) error {
 		list = append(list, place*4+int64(kind), length, r.receipt.Paid, r.receipt.Until, r.receipt.Given, name)
 	}
 	_, err := l.evaluate(ctx, &refundScript, len(keys.all), l.arguments(keys.all, list))
+	for _, r := range rs { // if there is an error, too: nobody knows
+		l.denials.drop(l.ids.of(r.charge))
+	}
 	return err
 }
 
@@ -242,6 +328,9 @@ func (l *Limiter) Reset(ctx context.Context, c limiter.Charge) error {
 	}
 	keys := []string{l.keyOf(p, c.Key)}
 	_, err := l.evaluate(ctx, &resetScript, 1, l.arguments(keys, []any{4 + int64(kind), length}))
+	id := l.ids.of(&c)
+	l.denials.drop(id)
+	l.leases.drop(id)
 	return err
 }
 

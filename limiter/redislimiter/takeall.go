@@ -23,8 +23,28 @@ func (l *Limiter) TakeAll(ctx context.Context, cs []limiter.Charge) ([]limiter.R
 		}
 	}
 	results := make([]limiter.Result, len(cs))
-	d := decision{l: l, charges: slices.Clone(cs), results: results}
-	return results, d.take(ctx)
+	ids := make([]quotaID, len(cs))
+	for i := range cs {
+		ids[i] = l.ids.of(&cs[i])
+	}
+	if l.denials.lookAll(cs, ids, results) {
+		return results, nil
+	}
+	if l.leases != nil {
+		return results, l.takeLeased(ctx, cs, ids, results)
+	}
+	return results, l.takeFar(ctx, slices.Clone(cs), ids, results)
+}
+
+// takeFar asks the server.
+func (l *Limiter) takeFar(ctx context.Context, cs []limiter.Charge, ids []quotaID, results []limiter.Result) error {
+	asked := l.denials.askingAll(ids)
+	d := decision{l: l, charges: cs, results: results}
+	err := d.take(ctx)
+	if err == nil {
+		l.denials.keepAll(cs, asked, results)
+	}
+	return err
 }
 
 // A decision is a TakeAll on its way.
@@ -38,7 +58,6 @@ type decision struct {
 // A part is what of a decision is decided in one step.
 type part struct {
 	question
-	slot  uint16
 	which []int // the charge of each entry; -1: of none
 }
 
@@ -94,7 +113,7 @@ func (d *decision) split() (closed bool) {
 		k := slices.IndexFunc(d.parts, func(p *part) bool { return p.slot == slot })
 		if k < 0 {
 			k = len(d.parts)
-			d.parts = append(d.parts, &part{slot: slot})
+			d.parts = append(d.parts, &part{question: question{slot: slot}})
 		}
 		p := d.parts[k]
 		p.entries, p.which = append(p.entries, e), append(p.which, i)
