@@ -31,6 +31,7 @@ var refusalFaults = []fault{
 	refusal("no password", "it wants a password that the client has not (`NOAUTH`)", redislimiter.ErrAuth, func(s *redistest.Server) func() {
 		s.Do("CONFIG", "SET", "requirepass", "secret")
 		s.Do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+		time.Sleep(50 * time.Millisecond) // until the client has noticed
 		return func() { s.Do("CONFIG", "SET", "requirepass", "") }
 	}),
 	refusal("read-only", "it has become a replica (`READONLY`)", redislimiter.ErrReadOnly, func(s *redistest.Server) func() {
