@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -261,6 +262,9 @@ func (l *line[Q]) serve() {
 		}
 		clear(aboard)
 		clear(qs[:cap(qs)])
+		// Those who have just landed may be back in a moment: a flight that waits
+		// for them, no longer than for its turn to run, is fuller.
+		runtime.Gosched()
 
 		// Another may have taken its place meanwhile.
 		late := time.Since(start) > stalled
