@@ -69,30 +69,41 @@ func newCall(ctx context.Context, args []any) *call {
 // evaluate runs s once. args has room for the command, the script and the number
 // of keys in front. A server that does not know the script gets its text, which
 // it then keeps; one that is only a replica is asked again by another connection.
-// In both cases nothing was executed before.
-func (l *Limiter) evaluate(ctx context.Context, s *script, keys int, args []any) ([]int64, error) {
+// In both cases nothing was executed before. reads says that the call writes
+// nothing, so that a cluster's client may send it to a replica.
+func (l *Limiter) evaluate(ctx context.Context, s *script, reads bool, keys int, args []any) ([]int64, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("redislimiter: %w", err)
 	}
-	args[0], args[1], args[2] = "evalsha", s.sha, keys
+	text, suffix := false, ""
+	if reads && l.replicas && !l.old.Load() {
+		suffix = "_ro"
+	}
 	again := true
+	args[2] = keys
 	for {
+		args[0], args[1] = "evalsha"+suffix, s.sha
+		if text {
+			args[0], args[1] = "eval"+suffix, s.text
+		}
 		c := newCall(ctx, args)
 		err := l.client.Process(ctx, c)
-		if err == nil {
-			return c.Val(), nil
-		}
 		switch {
-		case redis.HasErrorPrefix(err, "NOSCRIPT") && args[0] == "evalsha":
-			args[0], args[1] = "eval", s.text
-			continue
+		case err == nil:
+			return c.Val(), nil
+		case redis.HasErrorPrefix(err, "NOSCRIPT") && !text:
+			text = true
+		case suffix != "" && redis.HasErrorPrefix(err, "unknown command"):
+			// Before Redis 7. Replicas of those cannot be asked.
+			l.old.Store(true)
+			suffix = ""
 		case again && redis.IsReadOnlyError(err):
 			again = false
-			continue
 		case !c.sent && callers(ctx, err):
 			return nil, fmt.Errorf("redislimiter: %w", err)
+		default:
+			return nil, explain(err, c.sent)
 		}
-		return nil, explain(err, c.sent)
 	}
 }
 
@@ -109,12 +120,14 @@ func (l *Limiter) clock() int64 {
 // ErrUnknown none of them was decided.
 func (l *Limiter) ask(ctx context.Context, qs ...*question) error {
 	var keys places
-	want, charges := 1, 0
+	want, charges, reads := 1, 0, true
 	for _, q := range qs {
 		charges += len(q.entries)
 		for i := range q.entries {
-			keys.place(q.entries[i].key)
-			want += q.entries[i].answers()
+			e := &q.entries[i]
+			keys.place(e.key)
+			want += e.answers()
+			reads = reads && e.price == 0
 		}
 	}
 	want += len(qs)
@@ -134,7 +147,7 @@ func (l *Limiter) ask(ctx context.Context, qs ...*question) error {
 			args = append(args, int64(keys.place(e.key))*4+int64(e.kind), e.price, e.most, e.size, e.mark)
 		}
 	}
-	answer, err := l.evaluate(ctx, &decideScript, len(keys.all), args)
+	answer, err := l.evaluate(ctx, &decideScript, reads, len(keys.all), args)
 	if err != nil {
 		return err
 	}
