@@ -3,6 +3,8 @@ package redislimiter
 import (
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/goweir/weir/limiter"
 )
 
@@ -14,3 +16,9 @@ func (l *Limiter) KeyOf(c limiter.Charge) string { return l.keyOf(&c.Policy, c.K
 
 // SlotOf returns its slot.
 func (l *Limiter) SlotOf(c limiter.Charge) int { return int(l.slotOf(l.KeyOf(c))) }
+
+// nobody is a client that no call reaches.
+type nobody struct{ redis.UniversalClient }
+
+// DecideSHA is the name of the script.
+var DecideSHA = decideScript.sha
