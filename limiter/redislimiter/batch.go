@@ -458,12 +458,12 @@ func (l *Limiter) pipeline(ctx context.Context, parts [][]*question, load bool) 
 	pipe := l.client.Pipeline()
 	calls, wants := make([]*call, len(parts)), make([]int, len(parts))
 	for i, part := range parts {
-		args, keys, want := l.compose(part)
-		args[0], args[1], args[2] = "evalsha", decideScript.sha, keys
+		m := l.compose(part)
+		m.args[0], m.args[1], m.args[2] = "evalsha", decideScript.sha, m.keys
 		if load && i == 0 {
-			args[0], args[1] = "eval", decideScript.text
+			m.args[0], m.args[1] = "eval", decideScript.text
 		}
-		calls[i], wants[i] = newCall(ctx, args), want
+		calls[i], wants[i] = newCall(ctx, m.args), m.want
 		_ = pipe.Process(ctx, calls[i]) // only queues
 	}
 	_, _ = pipe.Exec(ctx) // each call has its own error
