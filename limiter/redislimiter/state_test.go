@@ -263,7 +263,7 @@ func TestTrapLimiter32_AllDigits(t *testing.T) {
 		t.Errorf("200 arrivals end in %d different digits", len(seen))
 	}
 	value := regexp.MustCompile(`^\d{19}$`)
-	for _, key := range strings.Fields(s.Do("KEYS", b.prefix+":*")) {
+	for key := range strings.FieldsSeq(s.Do("KEYS", b.prefix+":*")) {
 		if v := s.Do("GET", key); v != "" && !value.MatchString(v) {
 			t.Errorf("%s is %q, want 19 digits", key, v)
 		}
@@ -326,7 +326,7 @@ func (b *bench) moveTime(t testing.TB, a limiter.Algorithm, key string, d time.D
 	us := d.Microseconds()
 	switch a {
 	case limiter.SlidingLog:
-		for _, event := range strings.Fields(b.s.Do("ZRANGEBYSCORE", key, "0", "+inf")) {
+		for event := range strings.FieldsSeq(b.s.Do("ZRANGEBYSCORE", key, "0", "+inf")) {
 			b.s.Do("ZINCRBY", key, strconv.FormatInt(us, 10), event)
 		}
 	default:
