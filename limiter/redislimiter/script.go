@@ -102,8 +102,22 @@ func (l *Limiter) evaluate(ctx context.Context, s *script, reads bool, keys int,
 		case !c.sent && callers(ctx, err):
 			return nil, fmt.Errorf("redislimiter: %w", err)
 		default:
-			return nil, explain(err, c.sent)
+			err = explain(err, c.sent)
+			l.lookAround(ctx, err)
+			return nil, err
 		}
+	}
+}
+
+// lookAround lets a client of a cluster ask who has which slots, if err may come
+// of not knowing: on its own it does so once a minute and when a node that is
+// alive sends it elsewhere, so a dead one that was replaced would stay dead for
+// as long. It waits for nothing, and the client does it no more than five times
+// a second.
+func (l *Limiter) lookAround(ctx context.Context, err error) {
+	c, ok := l.client.(*redis.ClusterClient)
+	if ok && (errors.Is(err, ErrUnreachable) || errors.Is(err, ErrUnknown) || errors.Is(err, ErrCluster)) {
+		c.ReloadState(ctx)
 	}
 }
 
