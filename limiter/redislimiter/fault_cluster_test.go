@@ -3,6 +3,7 @@
 package redislimiter_test
 
 import (
+	"errors"
 	"net/url"
 	"slices"
 	"strconv"
@@ -34,7 +35,10 @@ var clusterFaults = []fault{
 	{name: "sentinel, planned", when: "`SENTINEL FAILOVER` while calls are under way", slow: true, test: plannedFailover},
 	{name: "slot moves", when: "slots of a cluster move from master to master while calls are under way", slow: true, test: slotMoves},
 	{name: "slot is open", when: "a slot has begun to move and does not get done (`ASK`)", slow: true, test: slotOpen},
-	{name: "cluster master", when: "one of the three masters of a cluster is killed, its replica in sync", slow: true, test: clusterMaster},
+	{name: "cluster master", when: "one of the three masters of a cluster is killed, its replica in sync, under `cluster-require-full-coverage no`", slow: true,
+		test: func(t *testing.T, f *row) { clusterMaster(t, f, "no") }},
+	{name: "cluster master, full coverage", when: "the same under `cluster-require-full-coverage yes`, Redis' default", slow: true,
+		test: func(t *testing.T, f *row) { clusterMaster(t, f, "yes") }},
 }
 
 func dial(t *testing.T, url string) *redislimiter.Limiter {
@@ -200,8 +204,11 @@ func slotOpen(t *testing.T, f *row) {
 	f.neverTwice(m, used(t, l, c))
 }
 
-func clusterMaster(t *testing.T, f *row) {
+func clusterMaster(t *testing.T, f *row, coverage string) {
 	cl := redistest.StartCluster(t, 1)
+	for _, s := range cl.Nodes() {
+		s.Do("CONFIG", "SET", "cluster-require-full-coverage", coverage)
+	}
 	l := dial(t, clusterURL(cl))
 	const limit = 100
 	c := one(limit)
@@ -243,7 +250,12 @@ func clusterMaster(t *testing.T, f *row) {
 	failed := len(n.errs)
 	n.crowd(t, 8, 2*limit, time.Second, l, c)
 	f.fails(n.errs, redislimiter.ErrUnreachable, redislimiter.ErrUnknown, redislimiter.ErrCluster)
-	f.hold(len(m.errs) == 0 && m.granted > 0, "quotas of the other masters are decided as ever", m.granted, "granted", len(m.errs), m.errs)
+	if coverage == "no" {
+		f.hold(len(m.errs) == 0 && m.granted > 0, "quotas of the other masters are decided as ever", m.granted, "granted,", len(m.errs), "failed")
+	} else {
+		down := slices.ContainsFunc(m.errs, func(err error) bool { return errors.Is(err, redislimiter.ErrCluster) })
+		f.hold(down && m.granted > 0, "from when the cluster has noticed until the replica has taken over, every quota's calls fail", m.granted, "granted,", len(m.errs), "failed")
+	}
 	f.hold(back < 20*time.Second, "decisions go on when the replica has taken over", "after", back, "with", failed, "failed calls, each of which had 100ms")
 	f.hold(n.granted <= limit, "what was taken before still counts", n.granted, "of", limit)
 }
