@@ -3,13 +3,16 @@
 package redislimiter_test
 
 import (
+	"bytes"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/goweir/weir/internal/faultnet"
 	"github.com/goweir/weir/internal/redistest"
 	"github.com/goweir/weir/limiter"
 	"github.com/goweir/weir/limiter/redislimiter"
@@ -24,6 +27,8 @@ var stateFaults = []fault{
 		}
 	}},
 	{name: "clock set forward", when: "its clock is set forward by an hour", test: clockSetForward},
+	{name: "clocks of processes", when: "the clocks of the processes differ", test: clocksOfProcesses},
+	{name: "evicted", when: "maxmemory is reached under `allkeys-lru`, and quotas are evicted", test: evicted},
 	{name: "two configurations", when: "two versions of an application with different limits run at once", test: twoConfigurations},
 	{name: "lost time to live", when: "a key has lost its time to live (`PERSIST`)", test: lostTTL},
 }
@@ -174,6 +179,64 @@ func clockSetForward(t *testing.T, f *row) {
 		f.fails(n.errs)
 		f.hold(n.granted == 6, "one burst more is admitted, as after that hour", a, n.granted)
 	}
+}
+
+// A process cannot be given another clock, but it can be seen that it sends
+// nothing of it.
+func clocksOfProcesses(t *testing.T, f *row) {
+	p := faultnet.New(t, redistest.Start(t).Addr())
+	l := open(t, quick(t, p.Addr()), bare())
+	var mu sync.Mutex
+	var sent []string
+	p.Set(faultnet.Faults{LoseReply: func(b []byte) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		if bytes.Contains(b, []byte("evalsha")) {
+			sent = append(sent, string(b))
+		}
+		return false
+	}})
+	for a := limiter.TokenBucket; a < limiter.SlidingLog; a++ {
+		c := one(1000)
+		c.Policy.Algorithm = a
+		used(t, l, c)
+		mu.Lock()
+		sent = nil
+		mu.Unlock()
+		n := new(counts)
+		for range 3 {
+			n.crowd(t, 1, 1, time.Second, l, c)
+			time.Sleep(2 * time.Millisecond)
+		}
+		f.fails(n.errs)
+		mu.Lock()
+		slices.Sort(sent)
+		f.hold(len(sent) == 3 && len(slices.Compact(sent)) == 1, "it does not matter: nothing that a call sends depends on the time", a)
+		mu.Unlock()
+	}
+}
+
+func evicted(t *testing.T, f *row) {
+	s := redistest.Start(t, "--maxmemory", "3mb", "--maxmemory-policy", "allkeys-lru")
+	l := open(t, quick(t, s.Addr()), bare())
+	err := l.Diagnose(t.Context())
+	f.hold(err != nil && strings.Contains(err.Error(), "maxmemory-policy is allkeys-lru"), "`Diagnose` says so beforehand", err)
+	c := one(5)
+	n := new(counts)
+	before := keysOf(s)
+	n.crowd(t, 1, 10, time.Second, l, c)
+	key := slices.DeleteFunc(keysOf(s), func(k string) bool { return slices.Contains(before, k) })[0]
+	for i := 0; s.Do("EXISTS", key) == "1"; i++ {
+		for j := range 100 {
+			s.Do("SET", fmt.Sprint("filler ", i, " ", j), strings.Repeat("x", 4096))
+		}
+		if i == 200 {
+			t.Fatal("nothing is evicted")
+		}
+	}
+	n.crowd(t, 1, 10, time.Second, l, c)
+	f.fails(n.errs)
+	f.hold(n.granted == 10, "a quota that is evicted is whole again: one burst more for each", n.granted)
 }
 
 func twoConfigurations(t *testing.T, f *row) {
