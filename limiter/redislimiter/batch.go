@@ -124,8 +124,7 @@ func (l *line[Q]) ask(ctx context.Context, q Q) error {
 	}
 	err = t.err
 	l.recycle(t)
-	var p *panicked
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*panicked](err); ok {
 		panic(p)
 	}
 	return err
