@@ -251,20 +251,33 @@ func (l *Limiter) Take(ctx context.Context, c limiter.Charge) (r limiter.Result,
 	return r, err
 }
 
+// A lone is what a decision about one charge needs while it is underway.
+type lone struct {
+	charge   limiter.Charge
+	entry    [1]entry
+	question question
+}
+
+var lones = sync.Pool{New: func() any { return new(lone) }}
+
 // charge asks the server.
 func (l *Limiter) charge(ctx context.Context, c limiter.Charge, id quotaID) (r limiter.Result, err error) {
 	asked := l.denials.asking(id)
-	var one [1]entry
-	one[0].encode(l, &c)
-	q := question{entries: one[:]}
+	one := lones.Get().(*lone)
+	*one = lone{charge: c}
+	one.entry[0].encode(l, &one.charge)
+	q := &one.question
+	q.entries = one.entry[:]
 	if l.cluster {
-		q.slot = l.slotOf(one[0].key)
+		q.slot = l.slotOf(one.entry[0].key)
 	}
-	if err := l.share(ctx, &q); err != nil {
-		return r, err
+	if err := l.share(ctx, q); err != nil {
+		return r, err // and somebody may still work on it
 	}
 	q.results(0, false, func(_ *entry, got limiter.Result) { r = got })
 	l.denials.keep(&c, asked, &r)
+	*one = lone{}
+	lones.Put(one)
 	return r, nil
 }
 
