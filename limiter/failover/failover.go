@@ -23,9 +23,9 @@
 // # The budget
 //
 // Every call to the backend runs in a goroutine of its own, so the budget holds
-// for backends that do not look at their context too. That costs a few
-// microseconds, little beside a network; a [limiter.Memory] never fails and
-// needs no failover. A backend should end its work when its context ends:
+// for backends that do not look at their context too, and for those that look at
+// its deadline only. That costs about five microseconds of processor time, little
+// beside a network; a [limiter.Memory] never fails and needs no failover. A backend should end its work when its context ends:
 // calls that go on although nobody waits for them any more are counted, and
 // while there are 1000 of them, the backend counts as failed without being
 // asked.
