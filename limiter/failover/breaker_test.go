@@ -233,6 +233,34 @@ func TestNoSign(t *testing.T) {
 	}
 }
 
+// Nor is there a sign in an answer to nothing.
+func TestNoSignInNothing(t *testing.T) {
+	inTime(t, func(t *testing.T) {
+		s := newServer()
+		l := failover.New(s, failover.Open, nil)
+		open(t, l, s)
+		for range 2 {
+			s.set(healthy)
+			if rs, err := l.TakeAll(t.Context(), nil); err != nil || len(rs) != 0 {
+				t.Errorf("TakeAll of nothing = %+v, %v", rs, err)
+			}
+			r := limiter.Result{Allowed: true}
+			if err := l.Refund(t.Context(), of(day(1), 1), &r); err != nil {
+				t.Errorf("Refund of nothing: %v", err)
+			}
+			s.set(broken)
+			if r := take(t, l, of(day(1), 1)); r.Source != limiter.SourceFallback {
+				t.Errorf("Take = %+v", r)
+			}
+			before := len(s.asked())
+			if take(t, l, of(day(1), 1)); len(s.asked()) != before {
+				t.Error("the breaker is not open")
+			}
+			time.Sleep(time.Second + 1)
+		}
+	})
+}
+
 // While a probe is under way, others do not wait for it.
 func TestOthersDoNotWait(t *testing.T) {
 	inTime(t, func(t *testing.T) {
@@ -374,6 +402,31 @@ func TestObserverMayAsk(t *testing.T) {
 			if (k == limiter.EventBreakerHalfOpen) != (kinds[i] == limiter.EventBreakerOpen) {
 				t.Errorf("told of %v: %v after %v", kinds, k, kinds[i])
 			}
+		}
+	})
+}
+
+// An Observer that panics does no lasting harm.
+func TestObserverMayPanic(t *testing.T) {
+	inTime(t, func(t *testing.T) {
+		s := newServer()
+		l := failover.New(s, failover.Open, &failover.Options{Failures: 1, Observer: observing(func(limiter.Event) { panic("oops") })})
+		recovered := func() (panicked bool) {
+			defer func() { panicked = recover() != nil }()
+			take(t, l, of(day(10), 1))
+			return
+		}
+		for range 3 {
+			s.set(broken)
+			if !recovered() {
+				t.Error("the Observer was not told")
+			}
+			time.Sleep(time.Second + 1)
+		}
+		s.set(healthy)
+		recovered()
+		if r := take(t, l, of(day(10), 1)); r.Source != limiter.SourceMemory {
+			t.Errorf("Take = %+v after the outage", r)
 		}
 	})
 }

@@ -33,7 +33,7 @@ var (
 type call struct {
 	do      func(*call, context.Context, limiter.Limiter) error
 	charge  limiter.Charge
-	charges []limiter.Charge // of TakeAll, in place of charge
+	charges []limiter.Charge // of TakeAll, in place of charge; else nil
 	result  limiter.Result
 	results []limiter.Result // of TakeAll, in place of result
 	err     error

@@ -7,8 +7,9 @@
 // Each call has a budget. If the backend has not answered by then, or answered
 // with an error, the [Mode] decides. After some failures in a row a breaker
 // stops asking the backend, so that callers do not wait for what will not come;
-// then one call a second asks again, and the first that is answered ends the
-// outage.
+// then one call at a time asks again, a second after the last of them failed, and
+// the first that is answered ends the outage. So a backend that is back is in use
+// after a second and a budget, as long as somebody asks.
 //
 // # What is a failure
 //
@@ -22,9 +23,9 @@
 // # The budget
 //
 // Every call to the backend runs in a goroutine of its own, so the budget holds
-// for backends that do not look at their context too. That costs a few
-// microseconds, little beside a network; a [limiter.Memory] never fails and
-// needs no failover. A backend should end its work when its context ends:
+// for backends that do not look at their context too, and for those that look at
+// its deadline only. That costs about five microseconds of processor time, little
+// beside a network; a [limiter.Memory] never fails and needs no failover. A backend should end its work when its context ends:
 // calls that go on although nobody waits for them any more are counted, and
 // while there are 1000 of them, the backend counts as failed without being
 // asked.
@@ -220,7 +221,7 @@ func (f *failover) TakeAll(ctx context.Context, cs []limiter.Charge) ([]limiter.
 		}
 	}
 	// The caller may change cs while a call that it left goes on.
-	k := &call{do: (*call).takeAll, charges: append([]limiter.Charge(nil), cs...)}
+	k := &call{do: (*call).takeAll, charges: append(make([]limiter.Charge, 0, len(cs)), cs...)}
 	failure, err := f.ask(ctx, k)
 	switch {
 	case err != nil:

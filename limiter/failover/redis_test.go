@@ -15,9 +15,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/goweir/weir/internal/redistest"
 	"github.com/goweir/weir/limiter"
 	"github.com/goweir/weir/limiter/failover"
+	"github.com/goweir/weir/limiter/redislimiter"
 )
 
 // A counter is a backend that lets a Redis server count, with one connection for
@@ -127,12 +130,36 @@ func inParallel(f func()) []time.Duration {
 // A server that accepts connections and answers nothing: decisions keep the
 // budget, nothing piles up, and when it goes on, it is asked again.
 func TestBlackHole(t *testing.T) {
-	for _, heeds := range []bool{true, false} {
-		t.Run(map[bool]string{true: "heeds its context", false: "heeds nothing"}[heeds], func(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		open func(t *testing.T, addr string) limiter.Limiter
+		all  bool // late grants are given back
+	}{
+		{"careful client", func(t *testing.T, addr string) limiter.Limiter {
+			b := &counter{addr: addr, heeds: true}
+			t.Cleanup(b.close)
+			return b
+		}, false},
+		{"careless client", func(t *testing.T, addr string) limiter.Limiter {
+			b := &counter{addr: addr}
+			t.Cleanup(b.close)
+			return b
+		}, true},
+		{"redislimiter", func(t *testing.T, addr string) limiter.Limiter {
+			client := redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1, ContextTimeoutEnabled: true})
+			t.Cleanup(func() { client.Close() })
+			l, err := redislimiter.New(client, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return l
+		}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
 			server := redistest.Start(t)
-			backend := &counter{addr: server.Addr(), heeds: heeds}
-			defer backend.close()
-			c := of(day(1_000_000), 1)
+			backend := tt.open(t, server.Addr())
+			const limit = 1000 // one comes back in 86 s
+			c := of(day(limit), 1)
 			patient := failover.New(backend, failover.Local, &failover.Options{Failures: 1 << 30})
 			l := failover.New(backend, failover.Local, nil)
 			granted := 0 // by the server
@@ -201,10 +228,38 @@ func TestBlackHole(t *testing.T) {
 			if n := runtime.NumGoroutine(); n > goroutines+5 {
 				t.Errorf("%d goroutines, %d before the outage", n, goroutines)
 			}
-			n, _ := strconv.Atoi(server.Do("GET", c.Key))
+			r, err := backend.Take(t.Context(), of(day(limit), 0))
+			if err != nil {
+				t.Fatal(err)
+			}
+			n := limit - r.Remaining
 			t.Logf("the server has counted %d, and granted %d in time", n, granted)
-			if !heeds && n != granted || n < granted {
+			if tt.all && n != granted || n < granted {
 				t.Errorf("the server has counted %d, but granted %d in time", n, granted)
+			}
+		})
+	}
+}
+
+// What a failover costs beside a server.
+func BenchmarkRedis(b *testing.B) {
+	server := redistest.Start(b)
+	client := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1, ContextTimeoutEnabled: true})
+	defer client.Close()
+	bare, err := redislimiter.New(client, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for name, l := range map[string]limiter.Limiter{
+		"bare":    bare,
+		"healthy": failover.New(bare, failover.Local, &failover.Options{Budget: time.Minute}),
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := l.Take(b.Context(), of(plenty, 1)); err != nil {
+					b.Fatal(err)
+				}
 			}
 		})
 	}
