@@ -99,13 +99,13 @@ func lostReplies(t *testing.T, f *row, end faultnet.End) {
 	}})
 	n := new(counts)
 	// One at a time first, so that a lost reply is one lost decision.
-	times := 60
+	times, patience := 60, 100*time.Millisecond
 	if end != faultnet.Hang {
-		times = 300
+		times, patience = 300, 10*time.Second // the end of the connection is noticed
 	}
-	n.crowd(t, 1, times, 100*time.Millisecond, l, c)
+	n.crowd(t, 1, times, patience, l, c)
 	alone := len(n.errs)
-	n.crowd(t, 8, times, 100*time.Millisecond, l, c)
+	n.crowd(t, 8, times, patience, l, c)
 	p.Set(faultnet.Faults{})
 	mu.Lock()
 	defer mu.Unlock()
