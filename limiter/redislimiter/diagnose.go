@@ -37,8 +37,9 @@ const maxSkew = time.Second
 //	  +zremrangebyscore +zrem +zincrby +pexpire +ping
 //
 // The client needs +hello beside it, or it falls back to an older protocol; on a
-// cluster +cluster|slots, +cluster|shards, +command and +readonly; and Diagnose
-// +info, +config|get and +cluster|info for what it asks beyond that.
+// cluster +cluster|slots, +cluster|shards and +command, and with ReadOnly +readonly,
+// +evalsha_ro and +eval_ro; and Diagnose +info, +config|get and +cluster|info for
+// what it asks beyond that.
 func (l *Limiter) Diagnose(ctx context.Context) error {
 	var mu sync.Mutex
 	var findings []error
