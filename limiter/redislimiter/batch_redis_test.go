@@ -382,17 +382,28 @@ func TestCachedDenialCostsTheServerNothing(t *testing.T) {
 	if rs, err := l.TakeAll(t.Context(), []limiter.Charge{o, c}); err != nil || !rs[0].Allowed || !rs[1].Allowed || rs[0].Remaining != 9 {
 		t.Errorf("TakeAll after a refund = %+v, %v", rs, err)
 	}
+	if r := take(t, l, c); r.Allowed {
+		t.Errorf("Take = %+v, want it refused", r)
+	}
+	if err := l.Reset(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	if r := take(t, l, c); !r.Allowed || r.Remaining != 1 {
+		t.Errorf("Take after a reset = %+v, want it allowed", r)
+	}
 }
 
 // A sum that can never fit is no reason to refuse a part of it.
 func TestDenialOfASumIsNotRemembered(t *testing.T) {
 	l, _ := connectTo(t, redistest.Start(t).Addr(), Options{DenyTime: time.Hour})
-	c := limiter.Charge{Policy: limiter.PerHour("p", 5), Key: "k", Cost: 3}
-	if rs, err := l.TakeAll(t.Context(), []limiter.Charge{c, c}); err != nil || rs[1].RetryAfter != limiter.Never {
-		t.Fatalf("TakeAll = %+v, %v", rs, err)
-	}
-	if r := take(t, l, c); !r.Allowed {
-		t.Errorf("Take = %+v, want it allowed", r)
+	for a := limiter.TokenBucket; a <= limiter.SlidingLog; a++ {
+		c := limiter.Charge{Policy: with(limiter.PerHour("p", 5), a), Key: "k", Cost: 3}
+		if rs, err := l.TakeAll(t.Context(), []limiter.Charge{c, c}); err != nil || rs[1].RetryAfter != limiter.Never {
+			t.Fatalf("%v: TakeAll = %+v, %v", a, rs, err)
+		}
+		if r := take(t, l, c); !r.Allowed {
+			t.Errorf("%v: Take = %+v, want it allowed", a, r)
+		}
 	}
 }
 
@@ -497,4 +508,13 @@ func TestTakeAllWithLeasedCharges(t *testing.T) {
 		t.Fatalf("TakeAll after a refund = %+v, %v", rs, err)
 	}
 	remain(196)
+
+	// A Reset drops what is in stock.
+	if err := l.Reset(t.Context(), global); err != nil {
+		t.Fatal(err)
+	}
+	s.ResetStats()
+	if r := take(t, l, global); r.Remaining != 199 || s.CommandStats()["evalsha"] != 1 {
+		t.Errorf("Take after a reset = %+v after %v", r, s.CommandStats())
+	}
 }
