@@ -122,7 +122,7 @@ func hasCode(text, code string) bool {
 	if rest, ok := strings.CutPrefix(strings.TrimPrefix(text, "ERR "), code); ok && strings.HasPrefix(rest, " ") {
 		return true
 	}
-	return strings.Contains(text, "-"+code+" ")
+	return strings.Contains(text, "-"+code+" ") || strings.Contains(text, ": "+code+" ")
 }
 
 // callers reports whether err is the end of the caller's own context before
