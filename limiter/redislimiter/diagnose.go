@@ -37,7 +37,7 @@ const maxSkew = time.Second
 //	  +zremrangebyscore +zrem +zincrby +pexpire +ping
 //
 // The client needs +hello beside it, or it falls back to an older protocol; on a
-// cluster +cluster|slots and +asking, and with ReadOnly +readonly,
+// cluster +cluster|slots and +asking, and with ReadOnly +readonly, +command,
 // +evalsha_ro and +eval_ro; and Diagnose +info, +config|get and +cluster|info for
 // what it asks beyond that.
 func (l *Limiter) Diagnose(ctx context.Context) error {
