@@ -114,7 +114,10 @@ func plannedFailover(t *testing.T, f *row) {
 			}
 		}
 	})
-	s.Sentinels()[0].Do("SENTINEL", "FAILOVER", s.MasterName())
+	eventually(t, "a sentinel knows the replica well enough", 30*time.Second, func() bool {
+		_, err := s.Sentinels()[0].TryDo("SENTINEL", "FAILOVER", s.MasterName())
+		return err == nil
+	})
 	eventually(t, "the replica is the master", 30*time.Second, func() bool { return s.Master() != old })
 	eventually(t, "the master is a replica", 30*time.Second, func() bool { return old.Info("replication")["role"] == "slave" })
 	time.Sleep(200 * time.Millisecond)
