@@ -220,12 +220,17 @@ func (l *line[Q]) watchLocked() {
 
 func (l *line[Q]) relieve() {
 	l.mu.Lock()
-	ok := l.waitingLocked() > 0 && l.flights < maxLanes
-	if ok {
+	fly := false
+	switch {
+	case l.waitingLocked() == 0:
+	case l.flights < maxLanes:
 		l.flights++
+		fly = true
+	default:
+		l.watchLocked()
 	}
 	l.mu.Unlock()
-	if ok {
+	if fly {
 		l.serve()
 	}
 }

@@ -406,6 +406,44 @@ func TestFlightsToAHungServerAreBounded(t *testing.T) {
 	})
 }
 
+// As many flights hang as there may be, and those that return in the end leave it
+// to others to fly, who never do: who waits then is seen to nevertheless.
+func TestWhoWaitsForHungFlightsIsSeenTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTower(0)
+		begin := time.Now()
+		const back = time.Second
+		w.hold = func(ctx context.Context, flight int) error {
+			switch {
+			case flight < lanes:
+				return pause(ctx, time.Minute)
+			case flight < maxLanes:
+				time.Sleep(back - time.Since(begin))
+				return nil
+			}
+			return pause(ctx, time.Millisecond)
+		}
+		var wg sync.WaitGroup
+		for i := range maxLanes {
+			wg.Go(func() { w.ask(t.Context(), i) })
+			time.Sleep(2 * stalled)
+		}
+		if w.most != maxLanes {
+			t.Fatalf("%d flights are in the air, want %d", w.most, maxLanes)
+		}
+		wg.Go(func() {
+			if err := w.ask(t.Context(), 100); err != nil {
+				t.Error(err)
+			}
+			if d := time.Since(begin); d > back+2*stalled {
+				t.Errorf("who waited was answered after %v, when a flight could have taken off at %v", d, back)
+			}
+		})
+		wg.Wait()
+		w.idle(t)
+	})
+}
+
 func TestQueueIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newTower(time.Minute) // as long as the test lasts
