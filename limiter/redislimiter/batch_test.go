@@ -32,9 +32,11 @@ func newTower(rtt time.Duration) *tower {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.forsaken = append(w.forsaken, qs...)
-	})
+	}, one)
 	return w
 }
+
+func one[Q any](Q) int { return 1 }
 
 func (w *tower) fly(ctx context.Context, qs []int) error {
 	w.mu.Lock()
@@ -104,7 +106,7 @@ func TestLoneQuestionFliesAtOnceWithItsOwnContext(t *testing.T) {
 			own++
 		}
 		return nil
-	}, nil)
+	}, nil, one)
 	for i := range 3 {
 		if err := l.ask(ctx, i); err != nil {
 			t.Fatal(err)
@@ -132,6 +134,28 @@ func TestQuestionsShareFlightsInArrivalOrder(t *testing.T) {
 		}
 		if w.most != lanes {
 			t.Errorf("%d flights at once, want %d", w.most, lanes)
+		}
+		w.idle(t)
+	})
+}
+
+// Large questions take many seats, but fly however large they are.
+func TestFlightIsBoundedBySize(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTower(time.Millisecond)
+		w.size = func(q int) int { return q }
+		var wg sync.WaitGroup
+		for _, q := range []int{1, 1, 100, 100, 56, 1, 300, 255, 1, 2} {
+			wg.Go(func() {
+				if err := w.ask(t.Context(), q); err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+		}
+		wg.Wait()
+		if got, want := fmt.Sprint(w.flights), "[[1] [1] [100 100 56] [1] [300] [255 1] [2]]"; got != want {
+			t.Errorf("flights %v, want %v", got, want)
 		}
 		w.idle(t)
 	})
@@ -428,9 +452,11 @@ func TestWhoWaitsForHungFlightsIsSeenTo(t *testing.T) {
 			wg.Go(func() { w.ask(t.Context(), i) })
 			time.Sleep(2 * stalled)
 		}
+		w.mu.Lock()
 		if w.most != maxLanes {
-			t.Fatalf("%d flights are in the air, want %d", w.most, maxLanes)
+			t.Errorf("%d flights are in the air, want %d", w.most, maxLanes)
 		}
+		w.mu.Unlock()
 		wg.Go(func() {
 			if err := w.ask(t.Context(), 100); err != nil {
 				t.Error(err)
@@ -507,7 +533,7 @@ func TestLineUnderRace(t *testing.T) {
 			q.n.Add(1)
 		}
 		return nil
-	}, func(qs []*question) { forsaken.Add(int64(len(qs))) })
+	}, func(qs []*question) { forsaken.Add(int64(len(qs))) }, one)
 	const callers, times = 64, 300
 	var wg sync.WaitGroup
 	for g := range callers {
