@@ -11,13 +11,14 @@ import (
 
 	"github.com/goweir/weir/internal/redistest"
 	"github.com/goweir/weir/limiter"
+	"github.com/goweir/weir/limiter/redislimiter"
 )
 
 // The well-known accident: ten a second, a hundred requests at once over four
 // processes. Ten runs, each with quotas of its own.
 func TestTenOfAHundredAtOnce(t *testing.T) {
 	s := redistest.Start(t)
-	ps := processes(t, 4, setup{URL: s.URL(), Prefix: fresh(bare()).Prefix, Limiters: 1})
+	ps := processes(t, 4, setup{URL: s.URL(), Prefix: fresh(redislimiter.Options{}).Prefix, Limiters: 1})
 	for run := range 10 {
 		for a := limiter.TokenBucket; a <= limiter.SlidingLog; a++ {
 			// Nothing comes back while a run lasts.
@@ -111,7 +112,7 @@ func checkSliding(t *testing.T, all []decided, p limiter.Policy, most int, at fu
 func TestExactAcrossProcesses(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
-	ps := processes(t, 4, setup{URL: s.URL(), Prefix: fresh(bare()).Prefix, Limiters: 2})
+	ps := processes(t, 4, setup{URL: s.URL(), Prefix: fresh(redislimiter.Options{}).Prefix, Limiters: 2})
 	flood := floods()
 	all := together(t, ps, job{Charges: flood, Goroutines: 4, For: span(), Pause: time.Millisecond / 2})
 	asked := map[limiter.Source]int{}
@@ -157,7 +158,7 @@ func floods() []limiter.Charge {
 func TestPacedClientIsNeverRefused(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
-	ps := processes(t, 4, setup{URL: s.URL(), Prefix: fresh(bare()).Prefix, Limiters: 1})
+	ps := processes(t, 4, setup{URL: s.URL(), Prefix: fresh(redislimiter.Options{}).Prefix, Limiters: 1})
 	var paced []limiter.Charge
 	for _, a := range []limiter.Algorithm{limiter.TokenBucket, limiter.LeakyBucket, limiter.SlidingLog} {
 		paced = append(paced, limiter.Charge{Policy: limiter.Policy{Name: "paced", Algorithm: a, Limit: 1, Window: 20 * time.Millisecond}, Key: "k", Cost: 1})
@@ -195,7 +196,7 @@ func TestLeasesAcrossProcesses(t *testing.T) {
 	t.Parallel()
 	const lease, limiters = 10, 8
 	s := redistest.Start(t)
-	ps := processes(t, 4, setup{URL: s.URL(), Prefix: fresh(bare()).Prefix, Limiters: 2, Lease: lease})
+	ps := processes(t, 4, setup{URL: s.URL(), Prefix: fresh(redislimiter.Options{}).Prefix, Limiters: 2, Lease: lease})
 	p := limiter.Policy{Name: "p", Limit: 200, Window: time.Second, Burst: 100}
 	charges := []limiter.Charge{{Policy: p, Key: "k", Cost: 1}}
 	var all []decided

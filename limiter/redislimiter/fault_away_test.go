@@ -31,6 +31,7 @@ var awayFaults = []fault{
 		outage(t, f, p.Addr(), func() { p.Set(faultnet.Faults{BlackHole: true}) }, func() { p.Set(faultnet.Faults{}); p.Reset() },
 			redislimiter.ErrUnknown, redislimiter.ErrUnreachable)
 	}},
+	{name: "stock", when: "the server is killed while a process has units in stock (`Lease`) and remembers refusals (`DenyCache`)", test: stock},
 	{name: "instances", when: "four instances in mode `Local` lose the server, and find it again", test: fourInstances},
 }
 
@@ -89,7 +90,7 @@ func inTurns(f func()) []time.Duration {
 // outage takes a server away from under a limiter behind failover, and gives it
 // back.
 func outage(t *testing.T, f *row, addr string, down, up func(), errs ...error) {
-	backend := open(t, quick(t, addr), bare())
+	backend := open(t, quick(t, addr), redislimiter.Options{})
 	w := new(watch)
 	l := failover.New(backend, failover.Local, &failover.Options{Observer: w})
 	patient := failover.New(backend, failover.Local, &failover.Options{Failures: 1 << 30})
@@ -197,7 +198,7 @@ func outage(t *testing.T, f *row, addr string, down, up func(), errs ...error) {
 func fourInstances(t *testing.T, f *row) {
 	const instances, limit = 4, 10
 	s := redistest.Start(t)
-	o := fresh(bare())
+	o := fresh(redislimiter.Options{})
 	var ls []limiter.Limiter
 	for range instances {
 		backend, err := redislimiter.New(quick(t, s.Addr()), o)
@@ -248,4 +249,36 @@ func fourInstances(t *testing.T, f *row) {
 	f.hold(before+after <= limit, "what the server has counted before still counts afterwards", before, "before,", after, "after")
 	f.hold(before+during+after <= 2*limit, "in all at most one burst more than the limit", before+during+after)
 	f.fails(nil)
+}
+
+// stock counts what goes on without a server.
+func stock(t *testing.T, f *row) {
+	s := redistest.Start(t)
+	const lease = 10
+	o := fresh(redislimiter.Options{DenyCache: redislimiter.DefaultDenyCache, DenyTime: time.Hour, Lease: func(p limiter.Policy) int {
+		if p.Limit > 1 {
+			return lease
+		}
+		return 0
+	}})
+	l, err := redislimiter.New(quick(t, s.Addr()), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, drained := one(100), one(1)
+	drained.Key = "drained"
+	n := new(counts)
+	n.crowd(t, 1, 1, time.Second, l, c)
+	n.crowd(t, 1, 2, time.Second, l, drained)
+	if n.granted != 2 || n.denied != 1 {
+		t.Fatalf("%d granted, %d denied", n.granted, n.denied)
+	}
+	s.Kill()
+	m := new(counts)
+	m.crowd(t, 1, 2*lease, time.Second, l, c)
+	f.fails(m.errs, redislimiter.ErrUnreachable, redislimiter.ErrUnknown)
+	f.hold(m.granted == lease-1 && m.sources[limiter.SourceLease] == lease-1 && len(m.errs) == lease+1, "the stock is spent without an error, and no more than that", m.granted)
+	m = new(counts)
+	m.crowd(t, 1, 10, time.Second, l, drained)
+	f.hold(m.denied == 10 && m.sources[limiter.SourceDenyCache] == 10, "who is known to be refused is refused", m.denied)
 }

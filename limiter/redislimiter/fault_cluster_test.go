@@ -3,6 +3,7 @@
 package redislimiter_test
 
 import (
+	"context"
 	"errors"
 	"net/url"
 	"slices"
@@ -37,6 +38,7 @@ var clusterFaults = []fault{
 	{name: "slot is open", when: "a slot has begun to move and does not get done (`ASK`)", slow: true, test: slotOpen},
 	{name: "cluster master", when: "one of the three masters of a cluster is killed, its replica in sync, under `cluster-require-full-coverage no`", slow: true,
 		test: func(t *testing.T, f *row) { clusterMaster(t, f, "no") }},
+	{name: "two masters", when: "a decision about several quotas finds the master of the last one dead", slow: true, test: halfADecision},
 	{name: "cluster master, full coverage", when: "the same under `cluster-require-full-coverage yes`, Redis' default", slow: true,
 		test: func(t *testing.T, f *row) { clusterMaster(t, f, "yes") }},
 }
@@ -48,7 +50,7 @@ func dial(t *testing.T, url string) *redislimiter.Limiter {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	return open(t, c, bare())
+	return open(t, c, redislimiter.Options{})
 }
 
 func sentinelURL(s *redistest.Sentinel) string {
@@ -131,20 +133,6 @@ func plannedFailover(t *testing.T, f *row) {
 	f.hold(n.longest <= 250*time.Millisecond+time.Second, "every call ends by its deadline", "longest", n.longest, "of 250ms")
 }
 
-// home returns the key of the only quota of a cluster, and its master.
-func home(t *testing.T, c *redistest.Cluster, known ...string) string {
-	t.Helper()
-	for _, s := range c.Nodes() {
-		for _, k := range keysOf(s) {
-			if !slices.Contains(known, k) {
-				return k
-			}
-		}
-	}
-	t.Fatal("no key in the cluster")
-	return ""
-}
-
 func other(c *redistest.Cluster, s *redistest.Server) *redistest.Server {
 	nodes := c.Nodes()[:3]
 	return nodes[(slices.Index(nodes, s)+1)%3]
@@ -156,7 +144,7 @@ func slotMoves(t *testing.T, f *row) {
 	c := one(1_000_000)
 	n := new(counts)
 	n.crowd(t, 1, 1, time.Second, l, c)
-	k := home(t, cl)
+	k := l.KeyOf(c)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -187,7 +175,7 @@ func slotOpen(t *testing.T, f *row) {
 	c := one(1_000_000)
 	n := new(counts)
 	n.crowd(t, 1, 1, time.Second, l, c)
-	k := home(t, cl)
+	k := l.KeyOf(c)
 	old := cl.Owner(k)
 	finish := cl.OpenSlot(k, other(cl, old))
 	n.crowd(t, 4, 10, 2*time.Second, l, c)
@@ -217,20 +205,12 @@ func clusterMaster(t *testing.T, f *row, coverage string) {
 	c := one(limit)
 	n := new(counts)
 	n.crowd(t, 1, 60, time.Second, l, c)
-	k := home(t, cl)
+	k := l.KeyOf(c)
 	dead := cl.Owner(k)
 	// A key on another master.
-	elsewhere, known := one(1_000_000), []string{k}
-	for i := 0; ; i++ {
-		elsewhere.Key = "elsewhere " + strconv.Itoa(i)
-		if _, err := l.Take(t.Context(), elsewhere); err != nil {
-			t.Fatal(err)
-		}
-		at := home(t, cl, known...)
-		known = append(known, at)
-		if cl.Owner(at) != dead {
-			break
-		}
+	elsewhere := one(1_000_000)
+	for i := 0; cl.Owner(l.KeyOf(elsewhere)) == dead; i++ {
+		elsewhere.Key = strconv.Itoa(i)
 	}
 	dead.AwaitReplicas()
 	dead.Kill()
@@ -261,4 +241,33 @@ func clusterMaster(t *testing.T, f *row, coverage string) {
 	}
 	f.hold(back < 20*time.Second, "decisions go on when the replica has taken over", "after", back, "with", failed, "failed calls, each of which had 100ms")
 	f.hold(n.granted <= limit, "what was taken before still counts", n.granted, "of", limit)
+}
+
+func halfADecision(t *testing.T, f *row) {
+	cl := redistest.StartCluster(t, 0)
+	for _, s := range cl.Nodes() {
+		s.Do("CONFIG", "SET", "cluster-require-full-coverage", "no")
+	}
+	l := dial(t, clusterURL(cl))
+	alive, dead := one(10), one(10)
+	for i := 0; cl.Owner(l.KeyOf(dead)) == cl.Owner(l.KeyOf(alive)); i++ {
+		dead.Key = strconv.Itoa(i)
+	}
+	cs := []limiter.Charge{alive, dead}
+	if _, err := l.TakeAll(t.Context(), cs); err != nil {
+		t.Fatal(err)
+	}
+	cl.Owner(l.KeyOf(dead)).Kill()
+	var errs []error
+	for range 20 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		_, err := l.TakeAll(ctx, cs)
+		cancel()
+		if err == nil {
+			t.Error("half of it is dead, but it was decided")
+		}
+		errs = append(errs, err)
+	}
+	f.fails(errs, redislimiter.ErrUnreachable, redislimiter.ErrUnknown)
+	f.hold(used(t, l, alive) == 1, "what the others had granted is given back", used(t, l, alive), "of the 1 that was granted before")
 }

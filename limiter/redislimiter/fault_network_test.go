@@ -19,7 +19,7 @@ import (
 var networkFaults = []fault{
 	{name: "slow", when: "30 ms of latency are added to every round trip", test: func(t *testing.T, f *row) {
 		p := faultnet.New(t, redistest.Start(t).Addr())
-		l := open(t, quick(t, p.Addr()), bare())
+		l := open(t, quick(t, p.Addr()), redislimiter.Options{})
 		c := one(1000)
 		used(t, l, c) // connected
 		p.Set(faultnet.Faults{Latency: 15 * time.Millisecond})
@@ -53,7 +53,7 @@ var networkFaults = []fault{
 	{name: "late", when: "replies come after the budget, behind `failover`", test: lateReplies},
 	{name: "narrow", when: "1 KB/s of bandwidth, behind `failover`", test: func(t *testing.T, f *row) {
 		p := faultnet.New(t, redistest.Start(t).Addr())
-		backend := open(t, quick(t, p.Addr()), bare())
+		backend := open(t, quick(t, p.Addr()), redislimiter.Options{})
 		c := one(1000)
 		used(t, backend, c)
 		p.Set(faultnet.Faults{Bandwidth: 1000})
@@ -80,7 +80,7 @@ var networkFaults = []fault{
 // decided already.
 func lostReplies(t *testing.T, f *row, end faultnet.End) {
 	p := faultnet.New(t, redistest.Start(t).Addr())
-	l := open(t, quick(t, p.Addr()), bare())
+	l := open(t, quick(t, p.Addr()), redislimiter.Options{})
 	c := one(100_000)
 	used(t, l, c)
 	var mu sync.Mutex
@@ -123,7 +123,7 @@ func lostReplies(t *testing.T, f *row, end faultnet.End) {
 // lateReplies counts what the server gave when nobody waited any more.
 func lateReplies(t *testing.T, f *row) {
 	p := faultnet.New(t, redistest.Start(t).Addr())
-	backend := open(t, quick(t, p.Addr()), bare())
+	backend := open(t, quick(t, p.Addr()), redislimiter.Options{})
 	l := failover.New(backend, failover.Local, &failover.Options{Failures: 1 << 30})
 	c := one(100_000)
 	used(t, backend, c)

@@ -51,7 +51,7 @@ var refusalFaults = []fault{
 func refusal(name, when string, want []error, begin func(s *redistest.Server) (end func())) fault {
 	return fault{name: name, when: when, test: func(t *testing.T, f *row) {
 		s := redistest.Start(t)
-		backend := open(t, quick(t, s.Addr()), bare())
+		backend := open(t, quick(t, s.Addr()), redislimiter.Options{})
 		l := failover.New(backend, failover.Local, &failover.Options{Failures: 1 << 30})
 		// With an honest budget for a machine that does much else: what is shown
 		// is that errors are errors, not that they are fast.
@@ -83,7 +83,7 @@ func refusal(name, when string, want []error, begin func(s *redistest.Server) (e
 
 func wrongType(t *testing.T, f *row) {
 	s := redistest.Start(t)
-	l := open(t, quick(t, s.Addr()), bare())
+	l := open(t, quick(t, s.Addr()), redislimiter.Options{})
 	var names []string
 	for a := limiter.TokenBucket; a <= limiter.SlidingLog; a++ {
 		c := one(1000)

@@ -38,7 +38,7 @@ func fieldsOf(text string) []string { return strings.Fields(text) }
 func restartedEmpty(t *testing.T, f *row) {
 	s := redistest.Start(t)
 	const nodes, limit = 4, 50
-	o := fresh(bare())
+	o := fresh(redislimiter.Options{})
 	var ls []*redislimiter.Limiter
 	for range nodes {
 		l, err := redislimiter.New(quick(t, s.Addr()), o)
@@ -70,7 +70,7 @@ func restartedEmpty(t *testing.T, f *row) {
 
 func scriptsFlushed(t *testing.T, f *row) {
 	s := redistest.Start(t)
-	l := open(t, quick(t, s.Addr()), bare())
+	l := open(t, quick(t, s.Addr()), redislimiter.Options{})
 	c := one(100_000)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
@@ -132,7 +132,7 @@ func clockSetBack(t *testing.T, f *row, jump time.Duration) {
 	const window = 2 * time.Second
 	for a := limiter.TokenBucket; a <= limiter.SlidingLog; a++ {
 		s := redistest.Start(t)
-		l := open(t, quick(t, s.Addr()), bare())
+		l := open(t, quick(t, s.Addr()), redislimiter.Options{})
 		c := limiter.Charge{Policy: limiter.Policy{Name: "p", Algorithm: a, Limit: 3, Window: window}, Key: "k", Cost: 1}
 		for range 3 {
 			if _, err := l.Take(t.Context(), c); err != nil {
@@ -170,7 +170,7 @@ func clockSetBack(t *testing.T, f *row, jump time.Duration) {
 func clockSetForward(t *testing.T, f *row) {
 	for a := limiter.TokenBucket; a <= limiter.SlidingLog; a++ {
 		s := redistest.Start(t)
-		l := open(t, quick(t, s.Addr()), bare())
+		l := open(t, quick(t, s.Addr()), redislimiter.Options{})
 		c := limiter.Charge{Policy: limiter.Policy{Name: "p", Algorithm: a, Limit: 3, Window: 30 * time.Minute}, Key: "k", Cost: 1}
 		n := new(counts)
 		n.crowd(t, 1, 4, time.Second, l, c)
@@ -185,7 +185,7 @@ func clockSetForward(t *testing.T, f *row) {
 // nothing of it.
 func clocksOfProcesses(t *testing.T, f *row) {
 	p := faultnet.New(t, redistest.Start(t).Addr())
-	l := open(t, quick(t, p.Addr()), bare())
+	l := open(t, quick(t, p.Addr()), redislimiter.Options{})
 	var mu sync.Mutex
 	var sent []string
 	p.Set(faultnet.Faults{LoseReply: func(b []byte) bool {
@@ -218,7 +218,7 @@ func clocksOfProcesses(t *testing.T, f *row) {
 
 func evicted(t *testing.T, f *row) {
 	s := redistest.Start(t, "--maxmemory", "3mb", "--maxmemory-policy", "allkeys-lru")
-	l := open(t, quick(t, s.Addr()), bare())
+	l := open(t, quick(t, s.Addr()), redislimiter.Options{})
 	err := l.Diagnose(t.Context())
 	f.hold(err != nil && strings.Contains(err.Error(), "maxmemory-policy is allkeys-lru"), "`Diagnose` says so beforehand", err)
 	c := one(5)
@@ -242,7 +242,7 @@ func evicted(t *testing.T, f *row) {
 func twoConfigurations(t *testing.T, f *row) {
 	for a := limiter.TokenBucket; a <= limiter.SlidingLog; a++ {
 		s := redistest.Start(t)
-		o := fresh(bare())
+		o := fresh(redislimiter.Options{})
 		var ls [2]*redislimiter.Limiter
 		for i := range ls {
 			l, err := redislimiter.New(quick(t, s.Addr()), o)
@@ -271,7 +271,7 @@ func twoConfigurations(t *testing.T, f *row) {
 
 func lostTTL(t *testing.T, f *row) {
 	s := redistest.Start(t)
-	l := open(t, quick(t, s.Addr()), bare())
+	l := open(t, quick(t, s.Addr()), redislimiter.Options{})
 	for a := limiter.TokenBucket; a <= limiter.SlidingLog; a++ {
 		s.Do("FLUSHALL")
 		c := one(1)

@@ -224,9 +224,6 @@ func quick(t testing.TB, addr string) redis.UniversalClient {
 	return c
 }
 
-// bare asks whether the server decides: nothing is cached or leased.
-func bare() redislimiter.Options { return redislimiter.Options{DenyCache: -1} }
-
 // one is a charge of one unit to n in a time that no test takes.
 func one(n int) limiter.Charge {
 	return limiter.Charge{Policy: limiter.Policy{Name: "p", Limit: n, Window: 1000 * time.Hour}, Key: "k", Cost: 1}

@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/goweir/weir/internal/redistest"
-	"github.com/goweir/weir/limiter"
 	"github.com/goweir/weir/limiter/redislimiter"
 )
 
@@ -42,7 +41,7 @@ func TestACLOnCluster(t *testing.T) {
 		}
 		_, err = l.Take(t.Context(), one(1000))
 		if key == "" { // its first: from now on its slot is moving, and it is not there
-			key = quotaOf(t, cl, l, one(1000))
+			key = l.KeyOf(one(1000))
 			old := cl.Owner(key)
 			finish = cl.OpenSlot(key, other(cl, old))
 			old.Do("DEL", key)
@@ -65,31 +64,4 @@ func TestACLOnCluster(t *testing.T) {
 		t.Errorf("as the documented user again: %v", err)
 	}
 	finish()
-}
-
-// quotaOf returns the key of c: the one that another charge changes.
-func quotaOf(t *testing.T, cl *redistest.Cluster, l limiter.Limiter, c limiter.Charge) string {
-	t.Helper()
-	read := func() map[string]string {
-		all := map[string]string{}
-		for _, s := range cl.Nodes() {
-			for _, k := range keysOf(s) {
-				if s.Do("TYPE", k) == "string" {
-					all[k] = s.Do("GET", k)
-				}
-			}
-		}
-		return all
-	}
-	before := read()
-	if _, err := l.Take(t.Context(), c); err != nil {
-		t.Fatal(err)
-	}
-	for k, v := range read() {
-		if before[k] != v {
-			return k
-		}
-	}
-	t.Fatal("no key has changed")
-	return ""
 }
