@@ -18,7 +18,6 @@ const (
 	dialTimeout = time.Second
 	callTimeout = 500 * time.Millisecond // to write, to read, and to get a connection
 	poolSize    = 32                     // connections to each server
-	idle        = 2                      // of them ready
 )
 
 const schemes = "redis:// and rediss:// (a server), unix:// (a socket), " +
@@ -46,7 +45,7 @@ const schemes = "redis:// and rediss:// (a server), unix:// (a socket), " +
 // which does not answer as it should matches one of this package's, such as
 // [ErrUnreachable] or [ErrAuth].
 func Dial(ctx context.Context, rawURL string) (redis.UniversalClient, error) {
-	client, err := connect(rawURL)
+	client, err := Open(rawURL)
 	if err != nil {
 		return nil, err
 	}
@@ -64,9 +63,11 @@ func Dial(ctx context.Context, rawURL string) (redis.UniversalClient, error) {
 	return client, nil
 }
 
-// connect makes the client, without any I/O but what go-redis does in the
-// background.
-func connect(rawURL string) (redis.UniversalClient, error) {
+// Open returns the client that [Dial] returns, without asking the server: for
+// programs that begin their work even if it is away, see package failover. It
+// does no I/O but what a client of sentinels or of a cluster does when it is
+// first used.
+func Open(rawURL string) (redis.UniversalClient, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		// The error would quote the URL.
@@ -91,7 +92,7 @@ func connect(rawURL string) (redis.UniversalClient, error) {
 			return fail(err)
 		}
 		tune(&o.MaxRetries, &o.ContextTimeoutEnabled, &o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout, &o.PoolTimeout,
-			&o.DialerRetries, &o.PoolSize, &o.MinIdleConns, &o.DisableIdentity)
+			&o.DialerRetries, &o.PoolSize, &o.DisableIdentity)
 		return redis.NewClient(o), nil
 	case "cluster":
 		o, err := redis.ParseClusterURL(plainURL.String())
@@ -99,7 +100,7 @@ func connect(rawURL string) (redis.UniversalClient, error) {
 			return fail(err)
 		}
 		tune(&o.MaxRetries, &o.ContextTimeoutEnabled, &o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout, &o.PoolTimeout,
-			&o.DialerRetries, &o.PoolSize, &o.MinIdleConns, &o.DisableIdentity)
+			&o.DialerRetries, &o.PoolSize, &o.DisableIdentity)
 		return redis.NewClusterClient(o), nil
 	case "sentinel":
 		o, err := redis.ParseFailoverURL(plainURL.String())
@@ -110,19 +111,19 @@ func connect(rawURL string) (redis.UniversalClient, error) {
 			return nil, errors.New("redislimiter: Dial: master_name is empty; a URL of sentinels needs one")
 		}
 		tune(&o.MaxRetries, &o.ContextTimeoutEnabled, &o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout, &o.PoolTimeout,
-			&o.DialerRetries, &o.PoolSize, &o.MinIdleConns, &o.DisableIdentity)
+			&o.DialerRetries, &o.PoolSize, &o.DisableIdentity)
 		return redis.NewFailoverClient(o), nil
 	}
 	return nil, fmt.Errorf("redislimiter: Dial: the scheme is %q; allowed: %s", u.Scheme, schemes)
 }
 
 // tune fills in what the URL has left open, and what it may not say.
-func tune(retries *int, deadlines *bool, dial, read, write, pool *time.Duration, dials, size, ready *int, anonymous *bool) {
+func tune(retries *int, deadlines *bool, dial, read, write, pool *time.Duration, dials, size *int, anonymous *bool) {
 	*retries, *deadlines = -1, true
 	*dial = cmp.Or(*dial, dialTimeout)
 	*read, *write, *pool = cmp.Or(*read, callTimeout), cmp.Or(*write, callTimeout), cmp.Or(*pool, callTimeout)
 	*dials = cmp.Or(*dials, 1)
-	*size, *ready = cmp.Or(*size, poolSize), cmp.Or(*ready, idle)
+	*size = cmp.Or(*size, poolSize)
 	*anonymous = true // or the user needs another permission
 }
 
