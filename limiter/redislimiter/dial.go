@@ -71,17 +71,17 @@ func Open(rawURL string) (redis.UniversalClient, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		// The error would quote the URL.
-		return nil, errors.New("redislimiter: Dial: this is no URL; allowed: " + schemes)
+		return nil, errors.New("redislimiter: Open: this is no URL; allowed: " + schemes)
 	}
 	fail := func(err error) (redis.UniversalClient, error) {
-		return nil, fmt.Errorf("redislimiter: Dial: %s", censor(err.Error(), u))
+		return nil, fmt.Errorf("redislimiter: Open: %s", censor(err.Error(), u))
 	}
 	base, mode, _ := strings.Cut(u.Scheme, "+")
 	switch {
 	case base != "redis" && base != "rediss" && !(base == "unix" && mode == ""):
-		return nil, fmt.Errorf("redislimiter: Dial: the scheme is %q; allowed: %s", u.Scheme, schemes)
+		return nil, fmt.Errorf("redislimiter: Open: the scheme is %q; allowed: %s", u.Scheme, schemes)
 	case u.Query().Has("max_retries") && u.Query().Get("max_retries") != "-1":
-		return nil, errors.New("redislimiter: Dial: max_retries is set; allowed: -1, because a charge must not be taken twice")
+		return nil, errors.New("redislimiter: Open: max_retries is set; allowed: -1, because a charge must not be taken twice")
 	}
 	plainURL := *u
 	plainURL.Scheme = base
@@ -108,13 +108,13 @@ func Open(rawURL string) (redis.UniversalClient, error) {
 			return fail(err)
 		}
 		if o.MasterName == "" {
-			return nil, errors.New("redislimiter: Dial: master_name is empty; a URL of sentinels needs one")
+			return nil, errors.New("redislimiter: Open: master_name is empty; a URL of sentinels needs one")
 		}
 		tune(&o.MaxRetries, &o.ContextTimeoutEnabled, &o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout, &o.PoolTimeout,
 			&o.DialerRetries, &o.PoolSize, &o.DisableIdentity)
 		return redis.NewFailoverClient(o), nil
 	}
-	return nil, fmt.Errorf("redislimiter: Dial: the scheme is %q; allowed: %s", u.Scheme, schemes)
+	return nil, fmt.Errorf("redislimiter: Open: the scheme is %q; allowed: %s", u.Scheme, schemes)
 }
 
 // tune fills in what the URL has left open, and what it may not say.

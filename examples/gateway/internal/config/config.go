@@ -10,6 +10,7 @@ type Config struct {
 	Listen   Address  `yaml:"listen" default:"127.0.0.1:8080"`
 	Trust    []Prefix `yaml:"trust"`
 	Audit    Audit    `yaml:"audit"`
+	Redis    Redis    `yaml:"redis"`
 	Timeouts Timeouts `yaml:"timeouts"`
 	Routes   []Route  `yaml:"routes" required:"true"`
 }
