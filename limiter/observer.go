@@ -59,8 +59,8 @@ const (
 	// is when it happened.
 	EventBreakerOpen
 
-	// EventBreakerHalfOpen says that the next call asks the backend, and nobody
-	// else does until it has ended.
+	// EventBreakerHalfOpen says that one call asked the backend whether it is
+	// back. It is told when that has ended, before what came of it.
 	EventBreakerHalfOpen
 
 	// EventBreakerClosed says that the backend has answered, and is asked again.

@@ -48,17 +48,15 @@ func newBreaker(failures int, observer limiter.Observer) *breaker {
 // lets through.
 func (b *breaker) allow(ctx context.Context) (report func(error), probe bool) {
 	done, err := b.inner.Allow()
-	probe = b.halfOpen.Load()
-	if b.observer == nil {
-		if err != nil {
-			return nil, false
-		}
-		return done, probe
-	}
-	b.tell(ctx)
 	if err != nil {
 		return nil, false
 	}
+	probe = b.halfOpen.Load()
+	if b.observer == nil {
+		return done, probe
+	}
+	// The Observer is not told before: if it panicked, nobody would report, and
+	// the breaker would wait for that for ever.
 	return func(err error) {
 		done(err)
 		b.tell(ctx)
@@ -96,14 +94,16 @@ func (b *breaker) tell(ctx context.Context) {
 	b.telling = true
 	defer func() { b.telling = false }()
 	for len(b.changes) > 0 {
-		e := b.changes[0]
-		b.changes = b.changes[1:]
-		b.observeUnlocked(ctx, e)
+		changes := b.changes
+		b.changes = nil
+		b.observeUnlocked(ctx, changes)
 	}
 }
 
-func (b *breaker) observeUnlocked(ctx context.Context, e limiter.Event) {
+func (b *breaker) observeUnlocked(ctx context.Context, changes []limiter.Event) {
 	b.mu.Unlock()
 	defer b.mu.Lock()
-	b.observer.Observe(ctx, e)
+	for _, e := range changes {
+		b.observer.Observe(ctx, e)
+	}
 }

@@ -406,6 +406,31 @@ func TestObserverMayAsk(t *testing.T) {
 	})
 }
 
+// An Observer that panics does no lasting harm.
+func TestObserverMayPanic(t *testing.T) {
+	inTime(t, func(t *testing.T) {
+		s := newServer()
+		l := failover.New(s, failover.Open, &failover.Options{Failures: 1, Observer: observing(func(limiter.Event) { panic("oops") })})
+		recovered := func() (panicked bool) {
+			defer func() { panicked = recover() != nil }()
+			take(t, l, of(day(10), 1))
+			return
+		}
+		for range 3 {
+			s.set(broken)
+			if !recovered() {
+				t.Error("the Observer was not told")
+			}
+			time.Sleep(time.Second + 1)
+		}
+		s.set(healthy)
+		recovered()
+		if r := take(t, l, of(day(10), 1)); r.Source != limiter.SourceMemory {
+			t.Errorf("Take = %+v after the outage", r)
+		}
+	})
+}
+
 type observing func(limiter.Event)
 
 func (o observing) Observe(_ context.Context, e limiter.Event) { o(e) }
