@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/goweir/weir/capture"
+	"github.com/goweir/weir/capture/decoders"
 	"github.com/goweir/weir/clientip"
 	"github.com/goweir/weir/examples/gateway/internal/config"
 	"github.com/goweir/weir/limiter"
@@ -101,6 +102,7 @@ func captureOptions(a config.Audit, bodiless map[string]bool, lost func(error)) 
 		ResponseCap: limit,
 		Budget:      capture.NewBudget(int64(a.Budget)),
 		OnError:     lost,
+		Decoders:    decoders.All(),
 		RequestBody: func(r *http.Request, skip capture.SkipReason) capture.SkipReason {
 			if skip == "" && bodiless[r.Pattern] {
 				return capture.SkipSampledOut

@@ -68,7 +68,7 @@ func serve(c *config.Config, withTour bool, signals <-chan os.Signal, stdout, st
 		return err
 	}
 	defer quotas.Close()
-	audit, err := openAudit(c.Audit.File, stdout, log)
+	audit, err := openAudit(c.Audit, stdout, log)
 	if err != nil {
 		return err
 	}

@@ -63,7 +63,7 @@ routes:
 		}},
 		{"configuration is a directory", []string{"-config", dir}, 1, []string{"weir gateway: read " + dir + ": is a directory"}},
 		{"unwritable audit", []string{"-listen", "127.0.0.1:0", "-audit", filepath.Join(dir, "none", "audit.jsonl")}, 1, []string{
-			"weir gateway: cannot record exchanges: open " + filepath.Join(dir, "none", "audit.jsonl") + ": no such file or directory",
+			"weir gateway: cannot record exchanges: capture: open " + filepath.Join(dir, "none", "audit.jsonl") + ": no such file or directory",
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
