@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -14,17 +15,17 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// ErrCrowded is the error of a decision that found too many others waiting for
-// the same server: it was not asked, and nothing was charged.
-var ErrCrowded = errors.New("redislimiter: too many decisions wait for the server")
-
 const (
 	// lanes is how many flights are in the air while all is well: one at the
 	// server, one on its way. More would be emptier and cost more in sum.
 	lanes = 2
 
-	// seats is how many questions share a flight. The server does nothing else
-	// meanwhile, for about a millisecond.
+	// crowd is how many questions are underway when nobody flies alone any more:
+	// who comes then is one of many, and they all get on sooner together.
+	crowd = 8
+
+	// seats is how many charges share a flight; one question may take more. The
+	// server does nothing else meanwhile, for about a millisecond.
 	seats = 256
 
 	// stalled is how long nobody boards until a further flight takes off: those
@@ -63,18 +64,23 @@ type line[Q any] struct {
 	// left. It is called by the goroutine of the flight.
 	forsaken func(qs []Q)
 
-	mu      sync.Mutex
-	flights int
-	queue   []*ticket[Q] // those before head have boarded
-	head    int
-	gone    int         // of those who queue
-	watch   *time.Timer // runs since the last boarding, if somebody queues
-	tickets sync.Pool
+	// size returns how many seats a question takes.
+	size func(q Q) int
+
+	mu       sync.Mutex
+	flights  int
+	underway int          // questions on those flights
+	queue    []*ticket[Q] // those before head have boarded
+	head     int
+	gone     int         // of those who queue
+	watch    *time.Timer // runs since the last boarding, if somebody queues
+	tickets  sync.Pool
 }
 
 // A ticket is one who queues or flies.
 type ticket[Q any] struct {
 	q        Q
+	size     int
 	deadline time.Time // zero: none
 	gone     bool      // from the queue; under line.mu
 	state    atomic.Uint32
@@ -90,8 +96,8 @@ const (
 	hasLeft
 )
 
-func newLine[Q any](fly func(context.Context, []Q) error, forsaken func([]Q)) *line[Q] {
-	return &line[Q]{fly: fly, forsaken: forsaken}
+func newLine[Q any](fly func(context.Context, []Q) error, forsaken func([]Q), size func(Q) int) *line[Q] {
+	return &line[Q]{fly: fly, forsaken: forsaken, size: size}
 }
 
 // ask returns when q is answered, or why it is not.
@@ -100,8 +106,9 @@ func (l *line[Q]) ask(ctx context.Context, q Q) error {
 		return fmt.Errorf("redislimiter: %w", err)
 	}
 	l.mu.Lock()
-	if l.flights < lanes && l.waitingLocked() == 0 {
+	if l.flights < lanes && l.underway < crowd && l.waitingLocked() == 0 {
 		l.flights++
+		l.underway++
 		l.mu.Unlock()
 		return l.alone(ctx, q)
 	}
@@ -123,8 +130,7 @@ func (l *line[Q]) ask(ctx context.Context, q Q) error {
 	}
 	err = t.err
 	l.recycle(t)
-	var p *panicked
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*panicked](err); ok {
 		panic(p)
 	}
 	return err
@@ -134,6 +140,7 @@ func (l *line[Q]) ask(ctx context.Context, q Q) error {
 func (l *line[Q]) alone(ctx context.Context, q Q) error {
 	defer func() {
 		l.mu.Lock()
+		l.underway--
 		more := l.waitingLocked() > 0 && l.flights <= lanes
 		if !more {
 			l.flights--
@@ -152,7 +159,7 @@ func (l *line[Q]) waitingLocked() int { return len(l.queue) - l.head - l.gone }
 func (l *line[Q]) queueLocked(ctx context.Context, q Q) (*ticket[Q], error) {
 	if len(l.queue)-l.head >= maxQueue {
 		if l.gone == 0 {
-			return nil, ErrCrowded
+			return nil, fmt.Errorf("redislimiter: %w", ErrCrowded)
 		}
 		l.sweepLocked()
 	}
@@ -160,7 +167,7 @@ func (l *line[Q]) queueLocked(ctx context.Context, q Q) (*ticket[Q], error) {
 	if t == nil {
 		t = &ticket[Q]{landed: make(chan struct{}, 1)}
 	}
-	t.q = q
+	t.q, t.size = q, l.size(q)
 	t.deadline, _ = ctx.Deadline()
 	l.queue = append(l.queue, t)
 	if l.waitingLocked() == 1 {
@@ -186,8 +193,10 @@ func (l *line[Q]) leave(t *ticket[Q]) uint32 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if t.state.Load() == notBoarded {
-		t.gone = true
-		l.gone++
+		if !t.gone {
+			t.gone = true
+			l.gone++
+		}
 		return notBoarded
 	}
 	if t.state.CompareAndSwap(inFlight, hasLeft) {
@@ -215,12 +224,17 @@ func (l *line[Q]) watchLocked() {
 
 func (l *line[Q]) relieve() {
 	l.mu.Lock()
-	ok := l.waitingLocked() > 0 && l.flights < maxLanes
-	if ok {
+	fly := false
+	switch {
+	case l.waitingLocked() == 0:
+	case l.flights < maxLanes:
 		l.flights++
+		fly = true
+	default:
+		l.watchLocked()
 	}
 	l.mu.Unlock()
-	if ok {
+	if fly {
 		l.serve()
 	}
 }
@@ -232,8 +246,9 @@ func (l *line[Q]) serve() {
 		qs     []Q
 	)
 	for {
+		start := time.Now()
 		l.mu.Lock()
-		aboard = l.boardLocked(aboard[:0])
+		aboard = l.boardLocked(start, aboard[:0])
 		if len(aboard) == 0 {
 			l.flights--
 			l.mu.Unlock()
@@ -245,9 +260,11 @@ func (l *line[Q]) serve() {
 		for _, t := range aboard {
 			qs = append(qs, t.q)
 		}
-		start := time.Now()
 		err := l.flight(deadline(start, aboard), qs)
 		qs = qs[:0]
+		l.mu.Lock()
+		l.underway -= len(aboard)
+		l.mu.Unlock()
 		for _, t := range aboard {
 			t.err = err
 			if t.state.CompareAndSwap(inFlight, hasLanded) {
@@ -261,6 +278,9 @@ func (l *line[Q]) serve() {
 		}
 		clear(aboard)
 		clear(qs[:cap(qs)])
+		// Those who have just landed may be back in a moment: a flight that waits
+		// for them, no longer than for its turn to run, is fuller.
+		runtime.Gosched()
 
 		// Another may have taken its place meanwhile.
 		late := time.Since(start) > stalled
@@ -275,18 +295,28 @@ func (l *line[Q]) serve() {
 }
 
 // boardLocked moves the first of those who queue, as many as there are seats.
-func (l *line[Q]) boardLocked(aboard []*ticket[Q]) []*ticket[Q] {
-	for l.head < len(l.queue) && len(aboard) < seats {
+func (l *line[Q]) boardLocked(now time.Time, aboard []*ticket[Q]) []*ticket[Q] {
+	for free := seats; l.head < len(l.queue); l.head++ {
 		t := l.queue[l.head]
-		l.queue[l.head] = nil
-		l.head++
-		if t.gone {
+		switch {
+		case t.gone:
 			l.gone--
-			continue
+		case !t.deadline.IsZero() && now.After(t.deadline):
+			t.gone = true // it has only not noticed yet
+		default:
+			if free -= t.size; free < 0 && len(aboard) > 0 {
+				return l.boardedLocked(aboard)
+			}
+			t.state.Store(inFlight)
+			aboard = append(aboard, t)
 		}
-		t.state.Store(inFlight)
-		aboard = append(aboard, t)
+		l.queue[l.head] = nil
 	}
+	return l.boardedLocked(aboard)
+}
+
+// boardedLocked tidies up after a boarding.
+func (l *line[Q]) boardedLocked(aboard []*ticket[Q]) []*ticket[Q] {
 	switch rest := len(l.queue) - l.head; {
 	case rest == 0:
 		l.queue, l.head = l.queue[:0], 0
@@ -300,6 +330,7 @@ func (l *line[Q]) boardLocked(aboard []*ticket[Q]) []*ticket[Q] {
 	} else if l.watch != nil {
 		l.watch.Stop()
 	}
+	l.underway += len(aboard)
 	return aboard
 }
 
@@ -377,7 +408,7 @@ func (l *Limiter) lineOf(ctx context.Context, q *question) *line[*question] {
 	if found, ok := l.lines.Load(addr); ok {
 		return found.(*line[*question])
 	}
-	found, _ := l.lines.LoadOrStore(addr, newLine(l.fly, l.giveBack))
+	found, _ := l.lines.LoadOrStore(addr, newLine(l.fly, l.giveBack, (*question).size))
 	return found.(*line[*question])
 }
 
@@ -454,12 +485,12 @@ func (l *Limiter) pipeline(ctx context.Context, parts [][]*question, load bool) 
 	pipe := l.client.Pipeline()
 	calls, wants := make([]*call, len(parts)), make([]int, len(parts))
 	for i, part := range parts {
-		args, keys, want := l.compose(part)
-		args[0], args[1], args[2] = "evalsha", decideScript.sha, keys
+		m := l.compose(part)
+		m.args[0], m.args[1], m.args[2] = "evalsha", decideScript.sha, m.keys
 		if load && i == 0 {
-			args[0], args[1] = "eval", decideScript.text
+			m.args[0], m.args[1] = "eval", decideScript.text
 		}
-		calls[i], wants[i] = newCall(ctx, args), want
+		calls[i], wants[i] = newCall(ctx, m.args), m.want
 		_ = pipe.Process(ctx, calls[i]) // only queues
 	}
 	_, _ = pipe.Exec(ctx) // each call has its own error
@@ -479,6 +510,9 @@ func (l *Limiter) pipeline(ctx context.Context, parts [][]*question, load bool) 
 	}
 	return again
 }
+
+// size returns how many charges the server must look at.
+func (q *question) size() int { return len(q.entries) }
 
 // A manifest says which questions of a flight are one: those that ask the same,
 // if nobody asked about their keys in between. The server is then asked once, as
@@ -558,10 +592,13 @@ func (m *manifest) settle(qs []*question) {
 func (l *Limiter) giveBack(qs []*question) {
 	ctx, cancel := context.WithTimeout(context.Background(), undoTime)
 	defer cancel()
+	qs = slices.DeleteFunc(qs, func(q *question) bool { return q.failed != nil || q.granted == 0 })
+	// What cannot be given back stays taken.
+	if !l.cluster && len(qs) > 0 {
+		_ = l.refund(ctx, refundsOf(qs...))
+		return
+	}
 	for _, q := range qs {
-		if q.failed == nil && q.granted > 0 {
-			// What cannot be given back stays taken.
-			_ = l.refund(ctx, q.refunds())
-		}
+		_ = l.refund(ctx, refundsOf(q))
 	}
 }

@@ -52,8 +52,12 @@ const micro = 1000 // nanoseconds
 
 var prefixes atomic.Int64
 
-// fresh returns options with a prefix of their own.
+// fresh returns options with a prefix of their own, and without the cache of
+// denials unless its size is given: mostly it is the server that is to answer.
 func fresh(o redislimiter.Options) *redislimiter.Options {
+	if o.DenyCache == 0 {
+		o.DenyCache = -1
+	}
 	o.Prefix = "t" + strconv.FormatInt(prefixes.Add(1), 36)
 	return &o
 }
@@ -68,13 +72,15 @@ func open(t testing.TB, c redis.UniversalClient, o redislimiter.Options) *redisl
 }
 
 func TestConforms(t *testing.T) {
+	t.Parallel() // most of it sleeps
 	c := warm(t, redistest.Start(t).Addr())
 	limitertest.Run(t, func(t *testing.T) limiter.Limiter {
-		return open(t, c, redislimiter.Options{})
+		return open(t, c, redislimiter.Options{DenyCache: redislimiter.DefaultDenyCache})
 	}, &limitertest.Options{RealTime: true, Rounding: micro, Tolerance: 20e6})
 }
 
 func TestConformsByClientClock(t *testing.T) {
+	t.Parallel() // most of it sleeps
 	c := warm(t, redistest.Start(t).Addr())
 	limitertest.Run(t, func(t *testing.T) limiter.Limiter {
 		return open(t, c, redislimiter.Options{ClientClock: true, Secret: []byte("s"), Slot: "one"})
@@ -84,6 +90,7 @@ func TestConformsByClientClock(t *testing.T) {
 // The embedded server runs the same scripts by another Lua. It is no substitute
 // for the real one, but needs nothing installed.
 func TestConformsEmbedded(t *testing.T) {
+	t.Parallel() // most of it sleeps
 	c := warm(t, miniredis.RunT(t).Addr())
 	limitertest.Run(t, func(t *testing.T) limiter.Limiter {
 		return open(t, c, redislimiter.Options{ClientClock: true})
@@ -91,6 +98,7 @@ func TestConformsEmbedded(t *testing.T) {
 }
 
 func TestConformsOnCluster(t *testing.T) {
+	t.Parallel() // most of it sleeps
 	if testing.Short() {
 		t.Skip("a cluster takes some seconds to start")
 	}

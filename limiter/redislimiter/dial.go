@@ -12,13 +12,16 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// What [Dial] sets unless the URL says otherwise. A limiter that has to be waited
-// for is worse than none: all of them are short.
-const (
-	dialTimeout = time.Second
-	callTimeout = 500 * time.Millisecond // to write, to read, and to get a connection
-	poolSize    = 32                     // connections to each server
-)
+// What [Open] adds to a URL that does not say otherwise. A limiter that has to be
+// waited for is worse than none: all times are short.
+var parameters = map[string]string{
+	"max_retries":   "-1",
+	"dial_timeout":  "1s",
+	"read_timeout":  "500ms",
+	"write_timeout": "500ms",
+	"pool_timeout":  "500ms",
+	"pool_size":     "32", // to each server
+}
 
 const schemes = "redis:// and rediss:// (a server), unix:// (a socket), " +
 	"redis+cluster:// and rediss+cluster:// (more nodes by ?addr=host:port), " +
@@ -51,22 +54,29 @@ func Dial(ctx context.Context, rawURL string) (redis.UniversalClient, error) {
 	}
 	if err := client.Ping(ctx).Err(); err != nil {
 		client.Close()
-		if ctx.Err() != nil {
-			err = fmt.Errorf("%w: %w", ErrUnreachable, errors.Join(ctx.Err(), err))
-		} else if m := meaning(err, true); m != ErrUnknown {
-			err = fmt.Errorf("%w: %w", m, err)
-		} else {
-			err = fmt.Errorf("%w: %w", ErrUnreachable, err) // a PING takes nothing
+		m := meaning(err, true)
+		if m == ErrUnknown {
+			m = ErrUnreachable // a PING takes nothing
 		}
-		return nil, fmt.Errorf("redislimiter: Dial: %w", err)
+		if ended := over(ctx); ended != nil && !errors.Is(err, ended) {
+			err = fmt.Errorf("%w: %w", ended, err)
+		}
+		return nil, fmt.Errorf("redislimiter: Dial: %w: %w", m, err)
 	}
 	return client, nil
 }
 
+// over returns why ctx has ended. A connection with its deadline may say so a
+// moment earlier.
+func over(ctx context.Context) error {
+	if d, ok := ctx.Deadline(); ok && !time.Now().Before(d) {
+		return context.DeadlineExceeded
+	}
+	return ctx.Err()
+}
+
 // Open returns the client that [Dial] returns, without asking the server: for
-// programs that begin their work even if it is away, see package failover. It
-// does no I/O but what a client of sentinels or of a cluster does when it is
-// first used.
+// programs that begin their work even if it is away, see package failover.
 func Open(rawURL string) (redis.UniversalClient, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
@@ -85,22 +95,29 @@ func Open(rawURL string) (redis.UniversalClient, error) {
 	}
 	plainURL := *u
 	plainURL.Scheme = base
+	query := u.Query()
+	for name, value := range parameters {
+		if !query.Has(name) {
+			query.Set(name, value)
+		}
+	}
+	plainURL.RawQuery = query.Encode()
 	switch mode {
 	case "":
 		o, err := redis.ParseURL(plainURL.String())
 		if err != nil {
 			return fail(err)
 		}
-		tune(&o.MaxRetries, &o.ContextTimeoutEnabled, &o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout, &o.PoolTimeout,
-			&o.DialerRetries, &o.PoolSize, &o.DisableIdentity)
+		o.ContextTimeoutEnabled, o.DialerRetries = true, cmp.Or(o.DialerRetries, 1)
+		o.DisableIdentity = true // or the user needs another permission
 		return redis.NewClient(o), nil
 	case "cluster":
 		o, err := redis.ParseClusterURL(plainURL.String())
 		if err != nil {
 			return fail(err)
 		}
-		tune(&o.MaxRetries, &o.ContextTimeoutEnabled, &o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout, &o.PoolTimeout,
-			&o.DialerRetries, &o.PoolSize, &o.DisableIdentity)
+		o.ContextTimeoutEnabled, o.DialerRetries = true, cmp.Or(o.DialerRetries, 1)
+		o.DisableIdentity = true // or the user needs another permission
 		return redis.NewClusterClient(o), nil
 	case "sentinel":
 		o, err := redis.ParseFailoverURL(plainURL.String())
@@ -110,21 +127,11 @@ func Open(rawURL string) (redis.UniversalClient, error) {
 		if o.MasterName == "" {
 			return nil, errors.New("redislimiter: Open: master_name is empty; a URL of sentinels needs one")
 		}
-		tune(&o.MaxRetries, &o.ContextTimeoutEnabled, &o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout, &o.PoolTimeout,
-			&o.DialerRetries, &o.PoolSize, &o.DisableIdentity)
+		o.ContextTimeoutEnabled, o.DialerRetries = true, cmp.Or(o.DialerRetries, 1)
+		o.DisableIdentity = true // or the user needs another permission
 		return redis.NewFailoverClient(o), nil
 	}
 	return nil, fmt.Errorf("redislimiter: Open: the scheme is %q; allowed: %s", u.Scheme, schemes)
-}
-
-// tune fills in what the URL has left open, and what it may not say.
-func tune(retries *int, deadlines *bool, dial, read, write, pool *time.Duration, dials, size *int, anonymous *bool) {
-	*retries, *deadlines = -1, true
-	*dial = cmp.Or(*dial, dialTimeout)
-	*read, *write, *pool = cmp.Or(*read, callTimeout), cmp.Or(*write, callTimeout), cmp.Or(*pool, callTimeout)
-	*dials = cmp.Or(*dials, 1)
-	*size = cmp.Or(*size, poolSize)
-	*anonymous = true // or the user needs another permission
 }
 
 // censor takes the secrets of u out of a message.

@@ -69,6 +69,14 @@ func (x *tenant) Reset(ctx context.Context, c limiter.Charge) error {
 	return err
 }
 
+// stock returns how many units of a lease are there.
+func (x *tenant) stock(id quotaID) int {
+	s := x.ls.shardOf(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.leases[id].stock
+}
+
 func TestLeaseAsksOnceForManyDecisions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := lodge(limiter.NewMemory(nil), 100)
@@ -255,10 +263,9 @@ func TestLeasedUnitsGoBackIntoStock(t *testing.T) {
 		p := limiter.PerHour("p", 100)
 		c := limiter.Charge{Policy: p, Key: "k", Cost: 4}
 		id := x.ids.of(&c)
-		stock := func() int { return x.ls.shardOf(id).leases[id].stock }
 		want := func(what string, n int) {
 			t.Helper()
-			if got := stock(); got != n {
+			if got := x.stock(id); got != n {
 				t.Errorf("%s: %d in stock, want %d", what, got, n)
 			}
 		}
@@ -283,6 +290,38 @@ func TestLeasedUnitsGoBackIntoStock(t *testing.T) {
 		if r := take(t, x.Memory, limiter.Charge{Policy: p, Key: "k"}); r.Remaining != 100 {
 			t.Errorf("after a reset %+v, want 100 remaining", r)
 		}
+	})
+}
+
+// However much is given back, and whenever: no more than a lease is in stock.
+func TestStockIsNoMoreThanALease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := lodge(limiter.NewMemory(nil), 10)
+		c := limiter.Charge{Policy: limiter.PerHour("p", 100), Key: "k", Cost: 10}
+		id := x.ids.of(&c)
+		want := func(what string, n int) {
+			t.Helper()
+			if got := x.stock(id); got != n {
+				t.Errorf("%s: %d in stock, want %d", what, got, n)
+			}
+		}
+		all, again := take(t, x, c), take(t, x, c)
+		c.Cost = 1
+		take(t, x, c)
+		x.Refund(t.Context(), c, &all)
+		want("9 in stock and 10 given back", 10)
+
+		c.Cost = 10
+		take(t, x, c)
+		c.Cost = 1
+		x.to = time.Millisecond
+		var wg sync.WaitGroup
+		wg.Go(func() { take(t, x, c) })
+		synctest.Wait()
+		x.Refund(t.Context(), c, &again)
+		want("10 given back while 10 are underway", 0)
+		wg.Wait()
+		want("10 have come, 1 was spent", 9)
 	})
 }
 

@@ -7,15 +7,35 @@
 //
 // A decision is one round trip and one script call, whatever the algorithm and
 // however many charges it has, as long as their keys share a node. The server's
-// clock decides, so the clocks of the processes do not matter.
+// clock decides, so the clocks of the processes do not matter. A charge of Cost 0
+// writes nothing; the client of a cluster that has ReadOnly may ask a replica,
+// which knows a little less than its master.
+//
+// # What is shared
+//
+// Concurrent decisions share round trips and script calls. Who comes alone is
+// one plain EVALSHA of its own. Who comes while others are underway waits for
+// the next of them to return and goes with whoever came meanwhile, up to 256
+// charges in one call, or on a cluster in one pipeline for each node. There each
+// is decided for itself, in the order of arrival, and equal ones are asked once,
+// as many times; so a quota that everybody asks for costs little more than one
+// that nobody does. No decision waits for others to come; up to 65536 wait for
+// those underway (see [ErrCrowded]). A caller whose context ends leaves at once
+// and harms nobody: either it was not asked yet, or the error is [ErrUnknown],
+// and what was taken for it is given back when the answer comes.
+//
+// A refusal says when it ends. Until then, and at most for a second, this
+// process repeats it without asking: see [Options.DenyCache]. With
+// [Options.Lease] it takes units in advance and spends them without asking.
 //
 // # What is stored
 //
 // A quota is one key, prefix:{hash}, with nothing of the caller in it: a string
 // of 19 digits for a bucket (a little more where units were given back or
 // callers wait for turns), a short string for a window, a sorted set with a
-// member for each event for a SlidingLog. It expires when the quota is whole;
-// what is not in use takes no room. A key that has lost its time to live gets it
+// member for each event for a SlidingLog. A bucket takes 133 bytes of the memory
+// of Redis 7.0, all told. It expires when the quota is whole; what is not in use
+// takes no room. A key that has lost its time to live gets it
 // back from the next charge, granted or not.
 //
 // Names and Keys are hashed by SHA-256, with [Options.Secret] by HMAC: without
@@ -49,6 +69,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -134,11 +155,15 @@ type Options struct {
 
 // A Limiter is a [limiter.Limiter] whose quotas are on a Redis server or Redis
 // Cluster. It has no goroutine and needs no Close; the client is the caller's.
-// A context's deadline ends a call in time; its cancellation is seen before a
-// call is sent, and then the client's timeouts bound the wait.
+// A context's deadline ends a call in time. Its cancellation ends the wait for
+// and with others; a call that is alone has been sent by then, and the client's
+// timeouts bound it.
 type Limiter struct {
 	client  redis.UniversalClient
 	cluster bool // keys of different slots cannot be decided in one step
+
+	replicas bool        // they may be asked what writes nothing
+	old      atomic.Bool // they cannot
 
 	before, after string // of the hash in a key
 	tagFrom       int    // where the hash tag of a key begins
@@ -184,16 +209,18 @@ func New(client redis.UniversalClient, opts *Options) (*Limiter, error) {
 		clientClock: o.ClientClock,
 		now:         time.Now,
 	}
+	cluster, ok := client.(*redis.ClusterClient)
+	l.replicas = ok && cluster.Options().ReadOnly
 	if o.Slot != "" {
 		l.before, l.after = o.Prefix+":{"+o.Slot+"}", ""
 	} else {
-		_, l.cluster = client.(*redis.ClusterClient)
+		l.cluster = ok
 	}
 	if len(o.Secret) > 0 {
 		l.secret = append([]byte(nil), o.Secret...)
 		l.macs.New = newMAC(l.secret)
 	}
-	l.line = newLine(l.fly, l.giveBack)
+	l.line = newLine(l.fly, l.giveBack, (*question).size)
 	l.ids = newQuotaIDs()
 	l.denials = newDenials(cmp.Or(o.DenyCache, DefaultDenyCache), cmp.Or(o.DenyTime, DefaultDenyTime))
 	l.leases = newLeases(o.Lease, l.lease)
@@ -243,20 +270,33 @@ func (l *Limiter) Take(ctx context.Context, c limiter.Charge) (r limiter.Result,
 	return r, err
 }
 
+// A lone is what a decision about one charge needs while it is underway.
+type lone struct {
+	charge   limiter.Charge
+	entry    [1]entry
+	question question
+}
+
+var lones = sync.Pool{New: func() any { return new(lone) }}
+
 // charge asks the server.
 func (l *Limiter) charge(ctx context.Context, c limiter.Charge, id quotaID) (r limiter.Result, err error) {
 	asked := l.denials.asking(id)
-	var one [1]entry
-	one[0].encode(l, &c)
-	q := question{entries: one[:]}
+	one := lones.Get().(*lone)
+	*one = lone{charge: c}
+	one.entry[0].encode(l, &one.charge)
+	q := &one.question
+	q.entries = one.entry[:]
 	if l.cluster {
-		q.slot = l.slotOf(one[0].key)
+		q.slot = l.slotOf(one.entry[0].key)
 	}
-	if err := l.share(ctx, &q); err != nil {
-		return r, err
+	if err := l.share(ctx, q); err != nil {
+		return r, err // and somebody may still work on it
 	}
 	q.results(0, false, func(_ *entry, got limiter.Result) { r = got })
 	l.denials.keep(&c, asked, &r)
+	*one = lone{}
+	lones.Put(one)
 	return r, nil
 }
 
@@ -309,7 +349,7 @@ func (l *Limiter) refund(ctx context.Context, rs []refund) error {
 		place := int64(keys.place(l.keyOf(p, r.charge.Key)))
 		list = append(list, place*4+int64(kind), length, r.receipt.Paid, r.receipt.Until, r.receipt.Given, name)
 	}
-	_, err := l.evaluate(ctx, &refundScript, len(keys.all), l.arguments(keys.all, list))
+	_, err := l.evaluate(ctx, &refundScript, false, len(keys.all), l.arguments(keys.all, list))
 	for _, r := range rs { // if there is an error, too: nobody knows
 		l.denials.drop(l.ids.of(r.charge))
 	}
@@ -327,7 +367,7 @@ func (l *Limiter) Reset(ctx context.Context, c limiter.Charge) error {
 		length = lengthOf(p)
 	}
 	keys := []string{l.keyOf(p, c.Key)}
-	_, err := l.evaluate(ctx, &resetScript, 1, l.arguments(keys, []any{4 + int64(kind), length}))
+	_, err := l.evaluate(ctx, &resetScript, false, 1, l.arguments(keys, []any{4 + int64(kind), length}))
 	id := l.ids.of(&c)
 	l.denials.drop(id)
 	l.leases.drop(id)
