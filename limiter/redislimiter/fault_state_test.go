@@ -196,7 +196,7 @@ func clocksOfProcesses(t *testing.T, f *row) {
 		}
 		return false
 	}})
-	for a := limiter.TokenBucket; a < limiter.SlidingLog; a++ {
+	for a := range limiter.SlidingLog {
 		c := one(1000)
 		c.Policy.Algorithm = a
 		used(t, l, c)
