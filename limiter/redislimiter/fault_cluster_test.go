@@ -38,9 +38,9 @@ var clusterFaults = []fault{
 	{name: "slot is open", when: "a slot has begun to move and does not get done (`ASK`)", slow: true, test: slotOpen},
 	{name: "cluster master", when: "one of the three masters of a cluster is killed, its replica in sync, under `cluster-require-full-coverage no`", slow: true,
 		test: func(t *testing.T, f *row) { clusterMaster(t, f, "no") }},
-	{name: "two masters", when: "a decision about several quotas finds the master of the last one dead", slow: true, test: halfADecision},
 	{name: "cluster master, full coverage", when: "the same under `cluster-require-full-coverage yes`, Redis' default", slow: true,
 		test: func(t *testing.T, f *row) { clusterMaster(t, f, "yes") }},
+	{name: "two masters", when: "a decision about several quotas finds the master of the last one dead", slow: true, test: halfADecision},
 }
 
 func dial(t *testing.T, url string) *redislimiter.Limiter {
