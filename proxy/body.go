@@ -45,6 +45,12 @@ type upload struct {
 var errStopped = errors.New("the exchange has ended")
 
 func (u *upload) Read(p []byte) (int, error) {
+	if u.ended.Load() {
+		// net/http's transport looks for bytes beyond the Content-Length, and
+		// the server may have closed the body meanwhile, because the answer has
+		// begun. An error would make the transport break off that answer.
+		return 0, io.EOF
+	}
 	u.reading <- struct{}{}
 	defer func() { <-u.reading }()
 	if u.stopped.Load() {
