@@ -19,12 +19,13 @@ import (
 )
 
 // A Quota is what every decider is made with: Plenty is never used up, Few is
-// used up by the first request.
+// used up by the first request, Ten is 10 an hour.
 type Quota int
 
 const (
 	Plenty Quota = iota
 	Few
+	Ten
 )
 
 // A Decider takes one unit of key's quota and reports whether there was one.
