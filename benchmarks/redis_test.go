@@ -12,8 +12,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/goweir/weir/benchmarks/pace"
 	"github.com/goweir/weir/benchmarks/peer"
+	"github.com/goweir/weir/internal/faultnet"
 	"github.com/goweir/weir/internal/redistest"
 )
 
@@ -25,8 +28,8 @@ type shared struct {
 
 // everyRedisDecider returns those of weir and of the peers, each with clients of
 // its own.
-func everyRedisDecider(t testing.TB, s *redistest.Server, q peer.Quota) []shared {
-	return redisPeers(t, s.Addr(), q)
+func everyRedisDecider(t testing.TB, addr string, q peer.Quota) []shared {
+	return redisPeers(t, addr, q)
 }
 
 // redisPeers returns the peers' deciders, each with clients of its own.
@@ -112,7 +115,7 @@ func TestRedisDecisions(t *testing.T) {
 		t.Run(w.name, func(t *testing.T) {
 			s := redistest.Start(t)
 			var loads []pace.Load
-			for _, d := range everyRedisDecider(t, s, w.quota) {
+			for _, d := range everyRedisDecider(t, s.Addr(), w.quota) {
 				loads = append(loads, d.warm(t, w.all).load(w.draws))
 			}
 			for _, callers := range w.callers {
@@ -141,31 +144,70 @@ func reference(heats []pace.Heat) pace.Heat {
 	return heats[slices.IndexFunc(heats, func(h pace.Heat) bool { return h.Name == peer.RedisRate })]
 }
 
-// TestRedisRoundTrips counts what one decision of one caller takes: commands,
-// and reads of the server from a socket.
+// TestRedisDistance compares the deciders on a server that is 1 ms away, there
+// and back. The proxy that keeps it away runs in this process and takes its time
+// for each packet.
+func TestRedisDistance(t *testing.T) {
+	many := keys(size(10_000))
+	if !*measuring {
+		many = many[:100]
+	}
+	s := redistest.Start(t)
+	far := faultnet.New(t, s.Addr())
+	var loads []pace.Load
+	for _, d := range everyRedisDecider(t, far.Addr(), peer.Plenty) {
+		loads = append(loads, d.warm(t, many).load(many))
+	}
+	far.Set(faultnet.Faults{Latency: time.Millisecond / 2})
+	o := loadOptions(128)
+	o.Used = used(t, s)
+	press(t, "10,000 keys, 1 ms away, callers: 128", o, loads...)
+}
+
+// TestRedisRoundTrips counts what one decision of one caller takes: round trips
+// by a proxy, commands and reads from a socket by the server, and time in round
+// trips of a PING when one takes 4 ms.
 func TestRedisRoundTrips(t *testing.T) {
-	const n = 1000
+	n, timed := 1000, 50
+	if !*measuring {
+		n, timed = 100, 3
+	}
 	draws := keys(100)
 	s := redistest.Start(t)
-	count := func(d shared) (commands, reads float64) {
-		d.warm(t, draws)
-		used := used(t, s)
+	far := faultnet.New(t, s.Addr())
+	median := func(do func(i int)) float64 {
+		var times []float64
+		for i := range timed {
+			start := time.Now()
+			do(i)
+			times = append(times, float64(time.Since(start)))
+		}
+		return pace.Median(times).Median
+	}
+	client := redis.NewClient(&redis.Options{Addr: far.Addr()})
+	defer client.Close()
+	for _, d := range everyRedisDecider(t, far.Addr(), peer.Plenty) {
+		far.Set(faultnet.Faults{})
+		ask := d.warm(t, draws).load(draws).Do
 		// Reading the counters counts, too.
-		zero, before := used(), used()
-		d.load(draws).Do(0, 0)
+		used := used(t, s)
+		zero, before, trips := used(), used(), far.Stats().RoundTrips
 		for i := range n {
-			if err := d.load(draws).Do(0, i); err != nil {
+			if err := ask(0, i); err != nil {
 				t.Fatalf("%s: %v", d.name, err)
 			}
 		}
+		trips = far.Stats().RoundTrips - trips
 		after := used()
-		commands = (after.Commands - before.Commands) - (before.Commands - zero.Commands)
-		reads = (after.Reads - before.Reads) - (before.Reads - zero.Reads)
-		return commands / (n + 1), reads / (n + 1)
-	}
-	for _, d := range everyRedisDecider(t, s, peer.Plenty) {
-		commands, reads := count(d)
-		fmt.Fprintf(t.Output(), "%-34s %.3f commands, %.3f reads a decision\n", d.name, commands, reads)
+		commands := (after.Commands - before.Commands) - (before.Commands - zero.Commands)
+		reads := (after.Reads - before.Reads) - (before.Reads - zero.Reads)
+
+		client.Ping(t.Context())
+		far.Set(faultnet.Faults{Latency: 2 * time.Millisecond})
+		ping := median(func(int) { client.Ping(t.Context()) })
+		took := median(func(i int) { ask(0, i) })
+		fmt.Fprintf(t.Output(), "%-36s %.3f round trips, %.3f commands, %.3f reads a decision; it takes %.2f PINGs\n", d.name,
+			float64(trips)/float64(n), commands/float64(n), reads/float64(n), took/ping)
 	}
 }
 
@@ -184,7 +226,7 @@ func TestRedisMemory(t *testing.T) {
 		}
 		return m
 	}
-	for _, d := range everyRedisDecider(t, s, peer.Ten) {
+	for _, d := range everyRedisDecider(t, s.Addr(), peer.Ten) {
 		s.Do("FLUSHALL", "SYNC")
 		const first = 100
 		d.warm(t, all[:1]).fill(t, all[:first]) // scripts and connections are no keys
@@ -239,7 +281,7 @@ func TestRedisExactness(t *testing.T) {
 			s := redistest.Start(t)
 			var clients [4][]shared
 			for i := range clients {
-				clients[i] = everyRedisDecider(t, s, peer.Ten)
+				clients[i] = everyRedisDecider(t, s.Addr(), peer.Ten)
 			}
 			for k, d := range clients[0] {
 				for i := range clients {
