@@ -16,6 +16,7 @@ func TestCluster(t *testing.T) {
 	if testing.Short() {
 		t.Skip("a cluster takes two seconds to start")
 	}
+	t.Parallel() // mostly waits
 	begin := time.Now()
 	c := redistest.StartCluster(t, 0)
 	t.Logf("started in %v", time.Since(begin))
@@ -108,6 +109,7 @@ func TestClusterFailover(t *testing.T) {
 	if testing.Short() {
 		t.Skip("a failover takes three seconds, the cluster's start two")
 	}
+	t.Parallel() // mostly waits
 	c := redistest.StartCluster(t, 1)
 	if n := len(c.Nodes()); n != 6 {
 		t.Fatalf("%d nodes, want 6", n)
