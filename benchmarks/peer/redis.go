@@ -8,6 +8,7 @@ import (
 
 	"github.com/go-redis/redis_rate/v10"
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/redis/rueidis"
 	"github.com/throttled/throttled/v2"
 	throttledredis "github.com/throttled/throttled/v2/store/goredisstore.v9"
@@ -147,13 +148,15 @@ func (q Quota) maxRate() throttled.RateQuota {
 	}
 }
 
-// quiet keeps go-zero's log and its statistics out of the tables.
+// quiet keeps go-zero's log and its statistics out of the tables, and what its
+// clients say, which nobody can close, when a server ends.
 var quiet sync.Once
 
 func goZero(addr string) *gozeroredis.Redis {
 	quiet.Do(func() {
 		logx.Disable()
 		stat.DisableLog()
+		logging.Disable()
 	})
 	return gozeroredis.MustNewRedis(gozeroredis.RedisConf{Host: addr, Type: gozeroredis.NodeType})
 }
