@@ -1,6 +1,7 @@
 package redislimiter
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // ErrCrowded is the error of a decision that found too many others waiting for
@@ -354,13 +357,32 @@ func (p *panicked) Unwrap() error {
 
 // share asks q together with what others ask at the same time.
 func (l *Limiter) share(ctx context.Context, q *question) error {
-	if err := l.line.ask(ctx, q); err != nil {
+	if err := l.lineOf(ctx, q).ask(ctx, q); err != nil {
 		return err
 	}
 	return q.failed
 }
 
-// fly asks questions that share a flight, by one script call.
+// lineOf returns the line for q: on a cluster, that of the node which has its
+// slot. It does not matter if that is known no better.
+func (l *Limiter) lineOf(ctx context.Context, q *question) *line[*question] {
+	if !l.cluster {
+		return l.line
+	}
+	node, err := l.client.(*redis.ClusterClient).MasterForKey(ctx, q.entries[0].key)
+	if err != nil {
+		return l.line
+	}
+	addr := node.Options().Addr
+	if found, ok := l.lines.Load(addr); ok {
+		return found.(*line[*question])
+	}
+	found, _ := l.lines.LoadOrStore(addr, newLine(l.fly, l.giveBack))
+	return found.(*line[*question])
+}
+
+// fly asks questions that share a flight: by one script call, or on a cluster by
+// one for each slot, in one round trip.
 func (l *Limiter) fly(ctx context.Context, qs []*question) error {
 	if len(qs) == 1 {
 		return l.ask(ctx, qs[0])
@@ -368,28 +390,94 @@ func (l *Limiter) fly(ctx context.Context, qs []*question) error {
 	m := manifests.Get().(*manifest)
 	defer manifests.Put(m)
 	m.merge(qs)
-	l.askEach(ctx, m.runs)
+	if l.cluster {
+		l.askSlots(ctx, m.runs)
+	} else {
+		l.askEach(ctx, m.runs)
+	}
 	m.settle(qs)
 	return nil
 }
 
-// askEach asks questions of which some may be faulty: a key that holds something
-// else is nobody's business but of those who ask for it. Nothing was decided when
-// the server says so.
-func (l *Limiter) askEach(ctx context.Context, runs []*question) {
-	err := l.ask(ctx, runs...)
-	if n := len(runs); n > 1 && errors.Is(err, ErrWrongType) {
-		l.askEach(ctx, runs[:n/2])
-		l.askEach(ctx, runs[n/2:])
+// askEach asks questions of one slot, of which some may be faulty: a key that
+// holds something else is nobody's business but of those who ask for it.
+func (l *Limiter) askEach(ctx context.Context, qs []*question) {
+	l.failEach(ctx, qs, l.ask(ctx, qs...))
+}
+
+// failEach says why questions have not been answered together, or asks some of
+// them again: nothing was decided if one of the keys was of the wrong type.
+func (l *Limiter) failEach(ctx context.Context, qs []*question, err error) {
+	if n := len(qs); n > 1 && errors.Is(err, ErrWrongType) {
+		l.askEach(ctx, qs[:n/2])
+		l.askEach(ctx, qs[n/2:])
 		return
 	}
 	if err != nil && callers(ctx, err) && !errors.Is(err, ErrUnknown) {
 		// The context is the flight's, not that of a caller.
 		err = fmt.Errorf("redislimiter: %w: %w", ErrUnreachable, ctx.Err())
 	}
-	for _, q := range runs {
+	for _, q := range qs {
 		q.failed = err
 	}
+}
+
+// askSlots asks questions of any slots by a pipeline, with a call for each slot.
+func (l *Limiter) askSlots(ctx context.Context, qs []*question) {
+	qs = slices.Clone(qs)
+	slices.SortStableFunc(qs, func(a, b *question) int { return cmp.Compare(a.slot, b.slot) })
+	var parts [][]*question
+	for len(qs) > 0 {
+		n := 1
+		for n < len(qs) && qs[n].slot == qs[0].slot {
+			n++
+		}
+		parts, qs = append(parts, qs[:n]), qs[n:]
+	}
+	if len(parts) == 1 {
+		l.askEach(ctx, parts[0])
+		return
+	}
+	parts = l.pipeline(ctx, parts, false)
+	if len(parts) > 0 {
+		// The first one brings the script along.
+		parts = l.pipeline(ctx, parts, true)
+	}
+	for _, part := range parts {
+		l.askEach(ctx, part)
+	}
+}
+
+// pipeline makes a call for each part, and returns those parts that were refused
+// and may be asked again.
+func (l *Limiter) pipeline(ctx context.Context, parts [][]*question, load bool) (again [][]*question) {
+	pipe := l.client.Pipeline()
+	calls, wants := make([]*call, len(parts)), make([]int, len(parts))
+	for i, part := range parts {
+		args, keys, want := l.compose(part)
+		args[0], args[1], args[2] = "evalsha", decideScript.sha, keys
+		if load && i == 0 {
+			args[0], args[1] = "eval", decideScript.text
+		}
+		calls[i], wants[i] = newCall(ctx, args), want
+		_ = pipe.Process(ctx, calls[i]) // only queues
+	}
+	_, _ = pipe.Exec(ctx) // each call has its own error
+	for i, part := range parts {
+		c := calls[i]
+		err := c.Err()
+		switch {
+		case err == nil:
+			err = decode(c.Val(), wants[i], part)
+		case redis.HasErrorPrefix(err, "NOSCRIPT") || redis.IsReadOnlyError(err):
+			again = append(again, part)
+			continue
+		case c.sent || !callers(ctx, err):
+			err = explain(err, c.sent)
+		}
+		l.failEach(ctx, part, err)
+	}
+	return again
 }
 
 // A manifest says which questions of a flight are one: those that ask the same,

@@ -1,6 +1,8 @@
 package redislimiter_test
 
 import (
+	"context"
+	"os"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -14,9 +16,29 @@ import (
 	"github.com/goweir/weir/limiter/redislimiter"
 )
 
+// quiet drops what go-redis logs about connections that tests break.
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
+
+func TestMain(m *testing.M) {
+	redis.SetLogger(quiet{})
+	os.Exit(m.Run())
+}
+
+// warm is a client whose connections do not have to be made first.
+func warm(t testing.TB, addr string) *redis.Client {
+	t.Helper()
+	o := safe(addr)
+	o.MinIdleConns = 16
+	c := redis.NewClient(o)
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
 // safe are the settings that New asks for.
 func safe(addr string) *redis.Options {
-	return &redis.Options{Addr: addr, MaxRetries: -1, ContextTimeoutEnabled: true, PoolSize: 64, MinIdleConns: 16}
+	return &redis.Options{Addr: addr, MaxRetries: -1, ContextTimeoutEnabled: true, PoolSize: 64, DialerRetries: 1}
 }
 
 func client(t testing.TB, addr string) *redis.Client {
@@ -46,14 +68,14 @@ func open(t testing.TB, c redis.UniversalClient, o redislimiter.Options) *redisl
 }
 
 func TestConforms(t *testing.T) {
-	c := client(t, redistest.Start(t).Addr())
+	c := warm(t, redistest.Start(t).Addr())
 	limitertest.Run(t, func(t *testing.T) limiter.Limiter {
 		return open(t, c, redislimiter.Options{})
 	}, &limitertest.Options{RealTime: true, Rounding: micro, Tolerance: 20e6})
 }
 
 func TestConformsByClientClock(t *testing.T) {
-	c := client(t, redistest.Start(t).Addr())
+	c := warm(t, redistest.Start(t).Addr())
 	limitertest.Run(t, func(t *testing.T) limiter.Limiter {
 		return open(t, c, redislimiter.Options{ClientClock: true, Secret: []byte("s"), Slot: "one"})
 	}, &limitertest.Options{RealTime: true, Rounding: micro, Tolerance: 20e6})
@@ -62,7 +84,7 @@ func TestConformsByClientClock(t *testing.T) {
 // The embedded server runs the same scripts by another Lua. It is no substitute
 // for the real one, but needs nothing installed.
 func TestConformsEmbedded(t *testing.T) {
-	c := client(t, miniredis.RunT(t).Addr())
+	c := warm(t, miniredis.RunT(t).Addr())
 	limitertest.Run(t, func(t *testing.T) limiter.Limiter {
 		return open(t, c, redislimiter.Options{ClientClock: true})
 	}, &limitertest.Options{RealTime: true, Rounding: micro, Tolerance: 20e6, Algorithms: []limiter.Algorithm{limiter.TokenBucket}})

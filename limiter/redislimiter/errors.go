@@ -95,6 +95,9 @@ func meaning(err error, sent bool) error {
 				return p.is
 			}
 		}
+		if strings.Contains(text, "unauthenticated") {
+			return ErrAuth // to a command of many arguments
+		}
 		if strings.Contains(text, "can't run this command or subcommand") || strings.Contains(text, "ACL failure in script") ||
 			strings.Contains(text, "can't access at least one of the keys") {
 			return ErrPermission

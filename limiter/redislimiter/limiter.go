@@ -148,6 +148,7 @@ type Limiter struct {
 	now           func() time.Time // of the client's clock
 
 	line    *line[*question]
+	lines   sync.Map // of a cluster: one for each node, by its address
 	ids     *quotaIDs
 	denials *denials // nil: none are kept
 	leases  *leases  // nil: there are none
@@ -248,6 +249,9 @@ func (l *Limiter) charge(ctx context.Context, c limiter.Charge, id quotaID) (r l
 	var one [1]entry
 	one[0].encode(l, &c)
 	q := question{entries: one[:]}
+	if l.cluster {
+		q.slot = l.slotOf(one[0].key)
+	}
 	if err := l.share(ctx, &q); err != nil {
 		return r, err
 	}

@@ -51,6 +51,7 @@ type entry struct {
 type question struct {
 	entries []entry // none of them closed
 	times   int     // how often it is asked; 0 means once
+	slot    uint16  // of its keys; 0 if it does not matter
 
 	// What the server has answered.
 	now     int64

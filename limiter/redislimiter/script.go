@@ -108,8 +108,20 @@ func (l *Limiter) clock() int64 {
 // their answers. All keys must share a slot. After an error that does not match
 // ErrUnknown none of them was decided.
 func (l *Limiter) ask(ctx context.Context, qs ...*question) error {
+	args, keys, want := l.compose(qs)
+	answer, err := l.evaluate(ctx, &decideScript, keys, args)
+	if err != nil {
+		return err
+	}
+	return decode(answer, want, qs)
+}
+
+// compose returns the arguments of a call, with room for what evaluate fills in,
+// the number of its keys and how many numbers answer it.
+func (l *Limiter) compose(qs []*question) (args []any, n, want int) {
 	var keys places
-	want, charges := 1, 0
+	charges := 0
+	want = 1
 	for _, q := range qs {
 		charges += len(q.entries)
 		for i := range q.entries {
@@ -118,7 +130,7 @@ func (l *Limiter) ask(ctx context.Context, qs ...*question) error {
 		}
 	}
 	want += len(qs)
-	args := make([]any, 3, 3+len(keys.all)+1+len(qs)+5*charges)
+	args = make([]any, 3, 3+len(keys.all)+1+len(qs)+5*charges)
 	for _, k := range keys.all {
 		args = append(args, k)
 	}
@@ -134,11 +146,7 @@ func (l *Limiter) ask(ctx context.Context, qs ...*question) error {
 			args = append(args, int64(keys.place(e.key))*4+int64(e.kind), e.price, e.most, e.size, e.mark)
 		}
 	}
-	answer, err := l.evaluate(ctx, &decideScript, len(keys.all), args)
-	if err != nil {
-		return err
-	}
-	return decode(answer, want, qs)
+	return args, len(keys.all), want
 }
 
 var errAnswer = errors.New("the answer is not what the script returns")

@@ -58,7 +58,6 @@ type decision struct {
 // A part is what of a decision is decided in one step.
 type part struct {
 	question
-	slot  uint16
 	which []int // the charge of each entry; -1: of none
 }
 
@@ -114,7 +113,7 @@ func (d *decision) split() (closed bool) {
 		k := slices.IndexFunc(d.parts, func(p *part) bool { return p.slot == slot })
 		if k < 0 {
 			k = len(d.parts)
-			d.parts = append(d.parts, &part{slot: slot})
+			d.parts = append(d.parts, &part{question: question{slot: slot}})
 		}
 		p := d.parts[k]
 		p.entries, p.which = append(p.entries, e), append(p.which, i)
