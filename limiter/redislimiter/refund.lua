@@ -9,6 +9,7 @@
 --   name    of the event in a log
 --
 -- bucket.go, window.go and log.go of package limiter say why.
+local load_window, save_window
 for a = 2, #ARGV, 6 do
   local kind = ARGV[a] % 4
   local key, length = KEYS[(ARGV[a] - kind) / 4], ARGV[a + 1] + 0
@@ -37,6 +38,7 @@ for a = 2, #ARGV, 6 do
       if left + 0 >= 0 then call('DEL', key) end
     end
   else
+    if not load_window then load_window, save_window = make_windows() end
     local sliding = kind == 2
     local s = load_window(key, sliding, length)
     if s.found and s.birth == given then

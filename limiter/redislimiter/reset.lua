@@ -3,6 +3,7 @@
 --
 -- A receipt from before must be worth nothing afterwards, so a bucket counts as
 -- given back, and a window is born again.
+local load_window, save_window
 for a = 2, #ARGV, 2 do
   local kind = ARGV[a] % 4
   local key, length = KEYS[(ARGV[a] - kind) / 4], ARGV[a + 1] + 0
@@ -17,6 +18,7 @@ for a = 2, #ARGV, 2 do
   elseif kind == 3 then
     call('DEL', key)
   else
+    if not load_window then load_window, save_window = make_windows() end
     local s = load_window(key, kind == 2, length)
     if s.found then
       s.units, s.before, s.birth = 0, 0, max(now, s.birth + 1)

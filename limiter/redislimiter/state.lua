@@ -14,7 +14,7 @@
 --             was given back: see bucket.go of package limiter
 --   '@' and the time of writing, only if that was not the server's
 --
--- Without the last part it is a number of 19 digits, which Redis keeps in 16
+-- Without the last parts it is a number of 19 digits, which Redis keeps in 16
 -- bytes.
 --
 -- A fixed window is "end units birth", a sliding one "end units before birth".
@@ -44,8 +44,10 @@ end
 
 local function load_bucket(key)
   local v = call('GET', key)
-  if not v then return { at = 0, given = 0, reach = '' } end
-  local s = { at = number(sub(v, 1, 16)), given = 0, reach = sub(v, 17, 19), found = true }
+  if not v then return { at = 0, given = 0, reach = '', found = false, changed = false, asked = false } end
+  local s = {
+    at = number(sub(v, 1, 16)), given = 0, reach = sub(v, 17, 19), found = true, changed = false, asked = false
+  }
   if #v > 19 then
     s.turns = sub(v, 20, 20) == 't'
     s.given = number(match(v, '^%d+%a(%d+)'))
@@ -57,52 +59,53 @@ end
 -- The key lives until the quota is whole, and would be so if nothing had been
 -- given back.
 local function save_bucket(key, s)
-  local v = format('%016.0f', s.at) .. s.reach
+  local v
   if s.turns or s.given > 0 then
-    v = v .. (s.turns and 't' or 'g') .. format('%.0f', s.given)
+    v = format('%016.0f%s%s%.0f', s.at, s.reach, s.turns and 't' or 'g', s.given)
+  else
+    v = format('%016.0f%s', s.at, s.reach)
   end
-  if client then v = v .. '@' .. format('%.0f', now) end
+  if client then v = format('%s@%.0f', v, now) end
   call('SET', key, v, 'PX', max(1, ceil((s.at - now + s.given) / 1000)))
 end
 
--- A window is read as it is now: its end is that of the window that is now.
--- Time never steps back within a state by less than a window; where the clock
--- was set back by more, the state is dropped.
-local function load_window(key, sliding, length)
-  local s = { stop = now - now % length + length, units = 0, before = 0, birth = now }
-  local v = call('GET', key)
-  if not v then return s end
-  s.found = true
-  local stop, units, before, birth
-  if sliding then
-    stop, units, before, birth = match(v, '^(%d+) (%d+) (%d+) (%d+)$')
-  else
-    stop, units, birth = match(v, '^(%d+) (%d+) (%d+)$')
+-- What only windows and logs need is made when it is needed: making a function
+-- takes time in every call.
+local function make_windows()
+  -- A window is read as it is now: its end is that of the window that is now.
+  -- Time never steps back within a state by less than a window; where the clock
+  -- was set back by more, the state is dropped.
+  local function load(key, sliding, length)
+    local s = { stop = now - now % length + length, units = 0, before = 0, birth = now }
+    local v = call('GET', key)
+    if not v then return s end
+    s.found = true
+    local stop, units, before, birth
+    if sliding then
+      stop, units, before, birth = match(v, '^(%d+) (%d+) (%d+) (%d+)$')
+    else
+      stop, units, birth = match(v, '^(%d+) (%d+) (%d+)$')
+    end
+    stop = number(stop)
+    if stop == s.stop or stop == s.stop + length then
+      s.stop, s.units, s.before, s.birth = stop, number(units), number(before), number(birth)
+    elseif sliding and stop == s.stop - length then
+      s.before, s.birth = number(units), number(birth)
+    end
+    return s
   end
-  stop = number(stop)
-  if stop == s.stop or stop == s.stop + length then
-    s.stop, s.units, s.before, s.birth = stop, number(units), number(before), number(birth)
-  elseif sliding and stop == s.stop - length then
-    s.before, s.birth = number(units), number(birth)
-  end
-  return s
-end
 
-local function save_window(key, sliding, length, s)
-  local left = s.stop - now
-  local v
-  if sliding then
-    if s.units > 0 then left = left + length end
-    v = format('%.0f %.0f %.0f %.0f', s.stop, s.units, s.before, s.birth)
-  else
-    v = format('%.0f %.0f %.0f', s.stop, s.units, s.birth)
+  local function save(key, sliding, length, s)
+    local left = s.stop - now
+    local v
+    if sliding then
+      if s.units > 0 then left = left + length end
+      v = format('%.0f %.0f %.0f %.0f', s.stop, s.units, s.before, s.birth)
+    else
+      v = format('%.0f %.0f %.0f', s.stop, s.units, s.birth)
+    end
+    call('SET', key, v, 'PX', max(1, ceil(left / 1000)))
   end
-  call('SET', key, v, 'PX', max(1, ceil(left / 1000)))
-end
 
--- The cost of an event is behind the colon of its name; 1 is not written.
-local function cost_of(member)
-  local c = match(member, ':(%d+)$')
-  if c then return c + 0 end
-  return 1
+  return load, save
 end
