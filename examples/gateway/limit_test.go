@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"time"
 )
 
 // A hundred requests at once against a limit of ten: ten pass, ninety are told
@@ -59,6 +60,39 @@ routes:
 	}
 	if want := runs * (clients - limit); refused != want {
 		t.Errorf("%d refusals are recorded, want %d", refused, want)
+	}
+}
+
+// Each algorithm that the configuration can name counts, and the leaky bucket
+// holds the second request until its turn.
+func TestAlgorithms(t *testing.T) {
+	g := start(t, `
+routes:
+  - {path: /token_bucket, upstreams: [demo], limits: [{name: a, key: global, rate: 2/h}]}
+  - {path: /leaky_bucket, upstreams: [demo], limits: [{name: b, key: global, rate: 5/s, burst: 2, algorithm: leaky_bucket}]}
+  - {path: /fixed_window, upstreams: [demo], limits: [{name: c, key: global, rate: 2/24000h, algorithm: fixed_window}]}
+  - {path: /sliding_window, upstreams: [demo], limits: [{name: d, key: global, rate: 2/24000h, algorithm: sliding_window}]}
+  - {path: /sliding_log, upstreams: [demo], limits: [{name: e, key: global, rate: 2/h, algorithm: sliding_log}]}
+`)
+	get := func(path string) int {
+		t.Helper()
+		res, _, err := do(t, request(t, "GET", g.URL+path, ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.StatusCode
+	}
+	for _, name := range []string{"token_bucket", "fixed_window", "sliding_window", "sliding_log"} {
+		for i, want := range []int{404, 404, 429} { // 404 is the demo's
+			if got := get("/" + name); got != want {
+				t.Errorf("%s: answer %d is %d, want %d", name, i+1, got, want)
+			}
+		}
+	}
+	begin := time.Now()
+	first, second := get("/leaky_bucket"), get("/leaky_bucket")
+	if took := time.Since(begin); first != 404 || second != 404 || took < 200*time.Millisecond {
+		t.Errorf("leaky_bucket: %d and %d within %v, want 404 twice, 200ms apart", first, second, took)
 	}
 }
 

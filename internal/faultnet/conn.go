@@ -99,7 +99,6 @@ var errLost = errors.New("lost")
 // read takes what comes and says when it is to arrive.
 func (l *link) read() {
 	buf := make([]byte, 32<<10)
-	var last time.Time
 	for {
 		n, err := l.from.Read(buf)
 		f := l.c.p.faults.Load()
@@ -107,10 +106,6 @@ func (l *link) read() {
 		if f.Jitter > 0 {
 			due = due.Add(rand.N(f.Jitter))
 		}
-		if due.Before(last) {
-			due = last
-		}
-		last = due
 		if n > 0 {
 			p := packet{due: due, data: bytes.Clone(buf[:n])}
 			if l.fromClient {

@@ -237,6 +237,38 @@ func TestPassesOnTheServersEnd(t *testing.T) {
 	})
 }
 
+// An answer is not lost because the server listens no longer.
+func TestAnswersEarly(t *testing.T) {
+	p := faultnet.New(t, faultnet.Script(t, faultnet.FIN, faultnet.Step{Read: "\n", Write: "enough"}))
+	p.Set(faultnet.Faults{Latency: 50 * time.Millisecond})
+	c := dial(t, p.Addr())
+	for range 10 {
+		io.WriteString(c, "more\n") // in the end, to nobody
+		time.Sleep(5 * time.Millisecond)
+	}
+	if got, err := io.ReadAll(c); string(got) != "enough" {
+		t.Errorf("read %q, %v, want the answer", got, err)
+	}
+}
+
+// A server that does not read stops the client, which is some MiB ahead at most.
+func TestBackPressure(t *testing.T) {
+	p := faultnet.New(t, faultnet.Script(t, faultnet.FIN, faultnet.Step{Sleep: time.Hour}))
+	c := dial(t, p.Addr())
+	c.SetWriteDeadline(time.Now().Add(time.Second))
+	n, err := io.Copy(c, io.LimitReader(zeros{}, 256<<20))
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("sent %d bytes, %v, want a timeout", n, err)
+	}
+	if taken := n - p.Stats().ToServer; taken > 32<<20 {
+		t.Errorf("the proxy has taken %d bytes that the server has not", taken)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
 // Latency delays each packet on its own.
 func TestLatency(t *testing.T) {
 	const latency, pause, lines = 100 * time.Millisecond, 20 * time.Millisecond, 20
@@ -293,7 +325,7 @@ func TestJitter(t *testing.T) {
 }
 
 func TestBandwidth(t *testing.T) {
-	const rate, size = 100_000, 50_000
+	const rate, size = 100_000, 30_000
 	p := faultnet.New(t, faultnet.Script(t, faultnet.FIN, faultnet.Step{Read: "\n", Write: strings.Repeat("x", size)}))
 	p.Set(faultnet.Faults{Bandwidth: rate})
 	c := dial(t, p.Addr())
@@ -363,6 +395,13 @@ func TestLoseReply(t *testing.T) {
 			other.echoes(t, "fourth")
 		})
 	}
+	t.Run("for ever, even if the server ends", func(t *testing.T) {
+		p := faultnet.New(t, faultnet.Script(t, faultnet.RST, faultnet.Step{Read: "\n", Write: "hello\n"}))
+		p.Set(faultnet.Faults{LoseReply: faultnet.Nth(1), End: faultnet.Hang})
+		c := dial(t, p.Addr())
+		c.send(t, "hi\n")
+		c.ends(t, faultnet.Hang, "")
+	})
 	t.Run("by what is sent", func(t *testing.T) {
 		p := faultnet.New(t, newEcho(t).addr)
 		p.Set(faultnet.Faults{LoseReply: func(sent []byte) bool { return bytes.HasPrefix(sent, []byte("SET")) }})
@@ -386,8 +425,8 @@ func TestBlackHole(t *testing.T) {
 		c.send(t, "lost\n")
 		c.ends(t, faultnet.Hang, "")
 	}
-	if got := e.lines.Load(); got != 2 {
-		t.Errorf("the server read %d lines, want the 2 from before", got)
+	if lines, conns := e.lines.Load(), e.conns.Load(); lines != 2 || conns != 2 {
+		t.Errorf("the server has %d connections and read %d lines, want the 2 from before", conns, lines)
 	}
 
 	p.Set(faultnet.Faults{})

@@ -13,6 +13,8 @@ import (
 // masters is how many a cluster starts with: the fewest that can vote.
 const masters = 3
 
+const slots = 16384
+
 // A Cluster is a Redis Cluster of three masters and their replicas. Its methods
 // are safe for concurrent use and fail the test where nothing else is said.
 type Cluster struct {
@@ -38,17 +40,18 @@ func StartCluster(t testing.TB, replicas int) *Cluster {
 			"--repl-diskless-sync-delay", "0",
 		))
 	}
-	first := c.nodes[0]
-	const slots = 16384
 	for i, s := range c.nodes {
 		// Different epochs from the start save the nodes from settling it.
 		s.Do("CLUSTER", "SET-CONFIG-EPOCH", strconv.Itoa(i+1))
 		if i < masters {
 			s.Do("CLUSTER", "ADDSLOTSRANGE", strconv.Itoa(i*slots/masters), strconv.Itoa((i+1)*slots/masters-1))
 		}
-		if i > 0 {
-			host, port, _ := strings.Cut(s.Addr(), ":")
-			first.Do("CLUSTER", "MEET", host, port)
+	}
+	// Gossip alone would take a second or two to make them known to all.
+	for i, s := range c.nodes {
+		for _, other := range c.nodes[:i] {
+			host, port, _ := strings.Cut(other.Addr(), ":")
+			s.Do("CLUSTER", "MEET", host, port)
 		}
 	}
 	await(t, "all nodes know each other", func() bool {
@@ -81,28 +84,10 @@ func (c *Cluster) Addrs() []string {
 	return addrs
 }
 
-// Slot returns the hash slot of a key, in [0, 16384).
-func (c *Cluster) Slot(key string) int {
-	c.t.Helper()
-	for _, s := range c.nodes {
-		if !s.answers() {
-			continue
-		}
-		slot, err := strconv.Atoi(s.Do("CLUSTER", "KEYSLOT", key))
-		if err != nil {
-			c.t.Fatal(err)
-		}
-		return slot
-	}
-	c.t.Fatal("redistest: no node answers")
-	return 0
-}
-
 // Owner returns the node that takes itself for the master of a key, or nil while
 // none does. Nodes that are killed or stopped are not asked.
 func (c *Cluster) Owner(key string) *Server {
-	c.t.Helper()
-	slot := c.Slot(key)
+	slot := Slot(key)
 	for _, s := range c.nodes {
 		if s.answers() && s.owns(slot) {
 			return s
@@ -111,10 +96,13 @@ func (c *Cluster) Owner(key string) *Server {
 	return nil
 }
 
-// owns reads what a node says of itself.
+// owns reads what a node says of itself. One that is just ending owns nothing.
 func (s *Server) owns(slot int) bool {
-	s.t.Helper()
-	for line := range strings.Lines(s.Do("CLUSTER", "NODES")) {
+	text, err := s.TryDo("CLUSTER", "NODES")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(text) {
 		// id addr flags master ping pong epoch link-state slots...
 		fields := strings.Fields(line)
 		if len(fields) < 8 || !strings.Contains(fields[2], "myself,master") {
@@ -135,13 +123,33 @@ func (s *Server) owns(slot int) bool {
 	return false
 }
 
+// Slot returns the hash slot of a key, in [0, 16384): CRC-16/XMODEM of the key,
+// or of what stands in its first braces, as the Redis Cluster specification has
+// it under "Hash tags".
+func Slot(key string) int {
+	if _, after, ok := strings.Cut(key, "{"); ok {
+		if tag, _, ok := strings.Cut(after, "}"); ok && tag != "" {
+			key = tag
+		}
+	}
+	var crc uint16
+	for i := range len(key) {
+		crc ^= uint16(key[i]) << 8
+		for range 8 {
+			carry := crc >> 15
+			crc = crc<<1 ^ carry*0x1021
+		}
+	}
+	return int(crc) % slots
+}
+
 // Replicas returns the running nodes that replicate a master.
 func (c *Cluster) Replicas(master *Server) []*Server {
-	c.t.Helper()
 	var replicas []*Server
 	for _, s := range c.nodes {
 		if s.answers() {
-			info := s.Info("replication")
+			text, _ := s.TryDo("INFO", "replication")
+			info := parseInfo(text)
 			if info["role"] == "slave" && info["master_host"]+":"+info["master_port"] == master.Addr() {
 				replicas = append(replicas, s)
 			}
@@ -175,7 +183,7 @@ func (c *Cluster) OpenSlot(key string, to *Server) (finish func()) {
 	if from == nil || from == to {
 		c.t.Fatalf("redistest: the slot of %q is not one to move to %s", key, to.Addr())
 	}
-	slot := strconv.Itoa(c.Slot(key))
+	slot := strconv.Itoa(Slot(key))
 	toID := to.Do("CLUSTER", "MYID")
 	to.Do("CLUSTER", "SETSLOT", slot, "IMPORTING", from.Do("CLUSTER", "MYID"))
 	from.Do("CLUSTER", "SETSLOT", slot, "MIGRATING", toID)

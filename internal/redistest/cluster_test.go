@@ -5,6 +5,7 @@ package redistest_test
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -37,7 +38,7 @@ func TestCluster(t *testing.T) {
 			key := fmt.Sprint("key", i)
 			owner := c.Owner(key)
 			owners[owner] = true
-			moved := fmt.Sprintf("MOVED %d %s", c.Slot(key), owner.Addr())
+			moved := fmt.Sprintf("MOVED %d %s", redistest.Slot(key), owner.Addr())
 			for _, s := range nodes {
 				_, err := s.TryDo("SET", key, "v")
 				if s == owner && err != nil {
@@ -63,7 +64,7 @@ func TestCluster(t *testing.T) {
 		if got := from.Do("GET", "{tag}0"); got != "v" {
 			t.Errorf("a key that has not moved yet: %q", got)
 		}
-		ask := fmt.Sprintf("ASK %d %s", c.Slot("{tag}"), to.Addr())
+		ask := fmt.Sprintf("ASK %d %s", redistest.Slot("{tag}"), to.Addr())
 		if _, err := from.TryDo("GET", "{tag}none"); err == nil || err.Error() != ask {
 			t.Errorf("a key that is not there: %v, want %s", err, ask)
 		}
@@ -104,6 +105,15 @@ func TestCluster(t *testing.T) {
 	})
 }
 
+func TestSlot(t *testing.T) {
+	s := redistest.Start(t, "--cluster-enabled", "yes")
+	for _, key := range []string{"", "a", "123456789", "{tag}a", "b{tag}", "{}", "{}a", "a{}{b}", "{", "a{b", "}a{b}", "{{a}}", "{a}{b}", "\x00\xff\r\n", "Ω"} {
+		if got, want := strconv.Itoa(redistest.Slot(key)), s.Do("CLUSTER", "KEYSLOT", key); got != want {
+			t.Errorf("the slot of %q is %s, want %s", key, got, want)
+		}
+	}
+}
+
 // A master's replica takes over, with the data.
 func TestClusterFailover(t *testing.T) {
 	if testing.Short() {
@@ -120,9 +130,7 @@ func TestClusterFailover(t *testing.T) {
 		t.Fatalf("%d replicas of %s, want 1", len(replicas), master.Addr())
 	}
 	master.Do("SET", "k", "v")
-	if got := master.Do("WAIT", "1", "10000"); got != "1" {
-		t.Fatalf("%s replicas have the key", got)
-	}
+	master.AwaitReplicas()
 	begin := time.Now()
 	master.Kill()
 	for c.Owner("k") == nil {

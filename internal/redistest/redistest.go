@@ -44,6 +44,9 @@ type Server struct {
 // Start starts a redis-server that keeps nothing on disk and ends with the test.
 // The arguments are further options as on its command line, such as
 // "--maxmemory", "10mb". It takes about 15 ms.
+//
+// A running server has a goroutine here that waits for its end; a test that
+// counts goroutines starts servers first.
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
 	return start(t, append([]string{"--save", "", "--appendonly", "no", "--enable-debug-command", "yes"}, args...))
@@ -266,6 +269,37 @@ func (s *Server) CommandStats() map[string]int64 {
 func (s *Server) ResetStats() {
 	s.t.Helper()
 	s.Do("CONFIG", "RESETSTAT")
+}
+
+// AwaitReplicas waits until all replicas have what was written before. WAIT does
+// not: it looks at what its own connection has written.
+func (s *Server) AwaitReplicas() {
+	s.t.Helper()
+	info := s.Info("replication")
+	want := offset(info["master_repl_offset"])
+	if info["connected_slaves"] == "0" {
+		s.t.Fatalf("redistest: %s has no replicas", s.Addr())
+	}
+	for name, value := range info {
+		// slave0:ip=127.0.0.1,port=10001,state=online,offset=14,lag=0
+		var port int
+		if n, _ := fmt.Sscanf(value, "ip=127.0.0.1,port=%d,", &port); n == 0 {
+			continue
+		}
+		await(s.t, name+" has the data", func() bool {
+			text, err := do(fmt.Sprintf("127.0.0.1:%d", port), patience, "INFO", "replication")
+			return err == nil && offset(parseInfo(text)["slave_repl_offset"]) >= want
+		})
+	}
+}
+
+// offset returns -1 for what is none.
+func offset(text string) int64 {
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return -1
+	}
+	return n
 }
 
 // await waits for what has no event to wait for.

@@ -31,9 +31,7 @@ func TestSentinel(t *testing.T) {
 	}
 
 	master.Do("SET", "k", "v")
-	if got := master.Do("WAIT", "1", "10000"); got != "1" {
-		t.Fatalf("%s replicas have the key", got)
-	}
+	master.AwaitReplicas()
 	begin = time.Now()
 	master.Kill()
 	for s.Master() == master {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -123,8 +124,7 @@ func (l *line[Q]) ask(ctx context.Context, q Q) error {
 	}
 	err = t.err
 	l.recycle(t)
-	var p *panicked
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*panicked](err); ok {
 		panic(p)
 	}
 	return err
@@ -261,6 +261,9 @@ func (l *line[Q]) serve() {
 		}
 		clear(aboard)
 		clear(qs[:cap(qs)])
+		// Those who have just landed may be back in a moment: a flight that waits
+		// for them, no longer than for its turn to run, is fuller.
+		runtime.Gosched()
 
 		// Another may have taken its place meanwhile.
 		late := time.Since(start) > stalled
@@ -454,12 +457,12 @@ func (l *Limiter) pipeline(ctx context.Context, parts [][]*question, load bool) 
 	pipe := l.client.Pipeline()
 	calls, wants := make([]*call, len(parts)), make([]int, len(parts))
 	for i, part := range parts {
-		args, keys, want := l.compose(part)
-		args[0], args[1], args[2] = "evalsha", decideScript.sha, keys
+		m := l.compose(part)
+		m.args[0], m.args[1], m.args[2] = "evalsha", decideScript.sha, m.keys
 		if load && i == 0 {
-			args[0], args[1] = "eval", decideScript.text
+			m.args[0], m.args[1] = "eval", decideScript.text
 		}
-		calls[i], wants[i] = newCall(ctx, args), want
+		calls[i], wants[i] = newCall(ctx, m.args), m.want
 		_ = pipe.Process(ctx, calls[i]) // only queues
 	}
 	_, _ = pipe.Exec(ctx) // each call has its own error

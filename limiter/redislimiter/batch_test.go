@@ -64,9 +64,10 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// idle fails unless the line is as it was when it was made.
+// idle fails unless the line soon is as it was when it was made.
 func (w *tower) idle(t *testing.T) {
 	t.Helper()
+	synctest.Wait()
 	w.line.mu.Lock()
 	defer w.line.mu.Unlock()
 	if l := w.line; l.flights != 0 || l.waitingLocked() != 0 || len(l.queue) != 0 || l.gone != 0 {

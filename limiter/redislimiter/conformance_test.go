@@ -52,8 +52,12 @@ const micro = 1000 // nanoseconds
 
 var prefixes atomic.Int64
 
-// fresh returns options with a prefix of their own.
+// fresh returns options with a prefix of their own, and without the cache of
+// denials unless its size is given: mostly it is the server that is to answer.
 func fresh(o redislimiter.Options) *redislimiter.Options {
+	if o.DenyCache == 0 {
+		o.DenyCache = -1
+	}
 	o.Prefix = "t" + strconv.FormatInt(prefixes.Add(1), 36)
 	return &o
 }
@@ -70,7 +74,7 @@ func open(t testing.TB, c redis.UniversalClient, o redislimiter.Options) *redisl
 func TestConforms(t *testing.T) {
 	c := warm(t, redistest.Start(t).Addr())
 	limitertest.Run(t, func(t *testing.T) limiter.Limiter {
-		return open(t, c, redislimiter.Options{})
+		return open(t, c, redislimiter.Options{DenyCache: redislimiter.DefaultDenyCache})
 	}, &limitertest.Options{RealTime: true, Rounding: micro, Tolerance: 20e6})
 }
 

@@ -104,7 +104,7 @@ func meaning(err error, sent bool) error {
 		}
 		return ErrServer
 	}
-	if !sent {
+	if !sent || errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrPoolExhausted) || errors.Is(err, redis.ErrClosed) {
 		return ErrUnreachable
 	}
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {

@@ -32,21 +32,34 @@ func (l *Limiter) keyOf(p *limiter.Policy, key string) string {
 	if l.secret == nil {
 		sum = sha256.Sum256(b)
 	} else {
-		h := l.macs.Get().(hash.Hash)
-		h.Reset()
-		h.Write(b)
-		h.Sum(sum[:0])
-		l.macs.Put(h)
+		m := l.macs.Get().(*mac)
+		m.sum(b, &sum)
+		l.macs.Put(m)
 	}
-	k := make([]byte, 0, 64)
-	k = append(k, l.before...)
+	var name [64]byte
+	k := append(name[:0], l.before...)
 	k = base64.RawURLEncoding.AppendEncode(k, sum[:16])
 	k = append(k, l.after...)
 	return string(k)
 }
 
+// A mac is an HMAC with what it works on: whatever is passed through an interface
+// is on the heap.
+type mac struct {
+	hash hash.Hash
+	text []byte
+}
+
 func newMAC(secret []byte) func() any {
-	return func() any { return hmac.New(sha256.New, secret) }
+	return func() any { return &mac{hash: hmac.New(sha256.New, secret)} }
+}
+
+func (m *mac) sum(text []byte, sum *[sha256.Size]byte) {
+	m.text = append(m.text[:0], text...)
+	m.hash.Reset()
+	m.hash.Write(m.text)
+	m.text = m.hash.Sum(m.text[:0])
+	copy(sum[:], m.text)
 }
 
 // slots is the number of hash slots of a Redis Cluster.

@@ -7,7 +7,9 @@
 //
 // A decision is one round trip and one script call, whatever the algorithm and
 // however many charges it has, as long as their keys share a node. The server's
-// clock decides, so the clocks of the processes do not matter.
+// clock decides, so the clocks of the processes do not matter. A charge of Cost 0
+// writes nothing; the client of a cluster that has ReadOnly may ask a replica,
+// which knows a little less than its master.
 //
 // # What is stored
 //
@@ -49,6 +51,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -140,6 +143,9 @@ type Limiter struct {
 	client  redis.UniversalClient
 	cluster bool // keys of different slots cannot be decided in one step
 
+	replicas bool        // they may be asked what writes nothing
+	old      atomic.Bool // they cannot
+
 	before, after string // of the hash in a key
 	tagFrom       int    // where the hash tag of a key begins
 	secret        []byte
@@ -184,10 +190,12 @@ func New(client redis.UniversalClient, opts *Options) (*Limiter, error) {
 		clientClock: o.ClientClock,
 		now:         time.Now,
 	}
+	cluster, ok := client.(*redis.ClusterClient)
+	l.replicas = ok && cluster.Options().ReadOnly
 	if o.Slot != "" {
 		l.before, l.after = o.Prefix+":{"+o.Slot+"}", ""
 	} else {
-		_, l.cluster = client.(*redis.ClusterClient)
+		l.cluster = ok
 	}
 	if len(o.Secret) > 0 {
 		l.secret = append([]byte(nil), o.Secret...)
@@ -243,20 +251,33 @@ func (l *Limiter) Take(ctx context.Context, c limiter.Charge) (r limiter.Result,
 	return r, err
 }
 
+// A lone is what a decision about one charge needs while it is underway.
+type lone struct {
+	charge   limiter.Charge
+	entry    [1]entry
+	question question
+}
+
+var lones = sync.Pool{New: func() any { return new(lone) }}
+
 // charge asks the server.
 func (l *Limiter) charge(ctx context.Context, c limiter.Charge, id quotaID) (r limiter.Result, err error) {
 	asked := l.denials.asking(id)
-	var one [1]entry
-	one[0].encode(l, &c)
-	q := question{entries: one[:]}
+	one := lones.Get().(*lone)
+	*one = lone{charge: c}
+	one.entry[0].encode(l, &one.charge)
+	q := &one.question
+	q.entries = one.entry[:]
 	if l.cluster {
-		q.slot = l.slotOf(one[0].key)
+		q.slot = l.slotOf(one.entry[0].key)
 	}
-	if err := l.share(ctx, &q); err != nil {
-		return r, err
+	if err := l.share(ctx, q); err != nil {
+		return r, err // and somebody may still work on it
 	}
 	q.results(0, false, func(_ *entry, got limiter.Result) { r = got })
 	l.denials.keep(&c, asked, &r)
+	*one = lone{}
+	lones.Put(one)
 	return r, nil
 }
 
@@ -309,7 +330,7 @@ func (l *Limiter) refund(ctx context.Context, rs []refund) error {
 		place := int64(keys.place(l.keyOf(p, r.charge.Key)))
 		list = append(list, place*4+int64(kind), length, r.receipt.Paid, r.receipt.Until, r.receipt.Given, name)
 	}
-	_, err := l.evaluate(ctx, &refundScript, len(keys.all), l.arguments(keys.all, list))
+	_, err := l.evaluate(ctx, &refundScript, false, len(keys.all), l.arguments(keys.all, list))
 	for _, r := range rs { // if there is an error, too: nobody knows
 		l.denials.drop(l.ids.of(r.charge))
 	}
@@ -327,7 +348,7 @@ func (l *Limiter) Reset(ctx context.Context, c limiter.Charge) error {
 		length = lengthOf(p)
 	}
 	keys := []string{l.keyOf(p, c.Key)}
-	_, err := l.evaluate(ctx, &resetScript, 1, l.arguments(keys, []any{4 + int64(kind), length}))
+	_, err := l.evaluate(ctx, &resetScript, false, 1, l.arguments(keys, []any{4 + int64(kind), length}))
 	id := l.ids.of(&c)
 	l.denials.drop(id)
 	l.leases.drop(id)

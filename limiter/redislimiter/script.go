@@ -69,30 +69,41 @@ func newCall(ctx context.Context, args []any) *call {
 // evaluate runs s once. args has room for the command, the script and the number
 // of keys in front. A server that does not know the script gets its text, which
 // it then keeps; one that is only a replica is asked again by another connection.
-// In both cases nothing was executed before.
-func (l *Limiter) evaluate(ctx context.Context, s *script, keys int, args []any) ([]int64, error) {
+// In both cases nothing was executed before. reads says that the call writes
+// nothing, so that a cluster's client may send it to a replica.
+func (l *Limiter) evaluate(ctx context.Context, s *script, reads bool, keys int, args []any) ([]int64, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("redislimiter: %w", err)
 	}
-	args[0], args[1], args[2] = "evalsha", s.sha, keys
+	text, suffix := false, ""
+	if reads && l.replicas && !l.old.Load() {
+		suffix = "_ro"
+	}
 	again := true
+	args[2] = keys
 	for {
+		args[0], args[1] = "evalsha"+suffix, s.sha
+		if text {
+			args[0], args[1] = "eval"+suffix, s.text
+		}
 		c := newCall(ctx, args)
 		err := l.client.Process(ctx, c)
-		if err == nil {
-			return c.Val(), nil
-		}
 		switch {
-		case redis.HasErrorPrefix(err, "NOSCRIPT") && args[0] == "evalsha":
-			args[0], args[1] = "eval", s.text
-			continue
+		case err == nil:
+			return c.Val(), nil
+		case redis.HasErrorPrefix(err, "NOSCRIPT") && !text:
+			text = true
+		case suffix != "" && redis.HasErrorPrefix(err, "unknown command"):
+			// Before Redis 7. Replicas of those cannot be asked.
+			l.old.Store(true)
+			suffix = ""
 		case again && redis.IsReadOnlyError(err):
 			again = false
-			continue
 		case !c.sent && callers(ctx, err):
 			return nil, fmt.Errorf("redislimiter: %w", err)
+		default:
+			return nil, explain(err, c.sent)
 		}
-		return nil, explain(err, c.sent)
 	}
 }
 
@@ -108,29 +119,37 @@ func (l *Limiter) clock() int64 {
 // their answers. All keys must share a slot. After an error that does not match
 // ErrUnknown none of them was decided.
 func (l *Limiter) ask(ctx context.Context, qs ...*question) error {
-	args, keys, want := l.compose(qs)
-	answer, err := l.evaluate(ctx, &decideScript, keys, args)
+	m := l.compose(qs)
+	answer, err := l.evaluate(ctx, &decideScript, m.reads, m.keys, m.args)
 	if err != nil {
 		return err
 	}
-	return decode(answer, want, qs)
+	return decode(answer, m.want, qs)
 }
 
-// compose returns the arguments of a call, with room for what evaluate fills in,
-// the number of its keys and how many numbers answer it.
-func (l *Limiter) compose(qs []*question) (args []any, n, want int) {
+// A message is what one call says: its arguments, with room for what evaluate
+// fills in.
+type message struct {
+	args  []any
+	keys  int
+	want  int  // how many numbers answer it
+	reads bool // it writes nothing
+}
+
+func (l *Limiter) compose(qs []*question) message {
 	var keys places
-	charges := 0
-	want = 1
+	want, charges, reads := 1, 0, true
 	for _, q := range qs {
 		charges += len(q.entries)
 		for i := range q.entries {
-			keys.place(q.entries[i].key)
-			want += q.entries[i].answers()
+			e := &q.entries[i]
+			keys.place(e.key)
+			want += e.answers()
+			reads = reads && e.price == 0
 		}
 	}
 	want += len(qs)
-	args = make([]any, 3, 3+len(keys.all)+1+len(qs)+5*charges)
+	args := make([]any, 3, 3+len(keys.all)+1+len(qs)+5*charges)
 	for _, k := range keys.all {
 		args = append(args, k)
 	}
@@ -146,7 +165,7 @@ func (l *Limiter) compose(qs []*question) (args []any, n, want int) {
 			args = append(args, int64(keys.place(e.key))*4+int64(e.kind), e.price, e.most, e.size, e.mark)
 		}
 	}
-	return args, len(keys.all), want
+	return message{args, len(keys.all), want, reads}
 }
 
 var errAnswer = errors.New("the answer is not what the script returns")

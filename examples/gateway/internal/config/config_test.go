@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/goweir/weir/examples/gateway/internal/config"
+	"github.com/goweir/weir/limiter"
 )
 
 const whole = `# everything at once
@@ -25,6 +26,7 @@ routes:
     limits:
       - {name: everyone, key: global, rate: 1000/s}
       - {name: client, key: "header:X-Api-Key", rate: 10/500ms, burst: 20}
+      - {name: logins, key: ip, rate: 5/1h, algorithm: sliding_log}
     capture: false
   - path: /
     upstreams: [demo]
@@ -68,6 +70,12 @@ func TestParse(t *testing.T) {
 	if l.Name != "client" || l.Key != (config.Key{Kind: "header", Name: "X-Api-Key"}) ||
 		l.Rate != (config.Rate{Limit: 10, Window: 500 * time.Millisecond}) || l.Burst != 20 {
 		t.Errorf("routes[0].limits[1] is %+v", l)
+	}
+	if got := r.Limits[2].Policy(); got.Algorithm != limiter.SlidingLog {
+		t.Errorf("routes[0].limits[2] is %v, want a sliding log", got)
+	}
+	if got := r.Limits[0].Policy(); got.Algorithm != limiter.TokenBucket {
+		t.Errorf("routes[0].limits[0] is %v, want a token bucket by default", got)
 	}
 	if !c.Routes[1].Capture || c.Routes[1].Upstreams[0] != config.Demo {
 		t.Errorf("routes[1] is %+v, want capture by default and the demo", c.Routes[1])
@@ -173,7 +181,7 @@ routes:
 		`6:11: routes[0].path: want one value, got fields`,
 		`7:23: routes[0].upstreams[1]: want one value, got a list`,
 		`9:16: routes[0].limits[0].name: want a text, got the number 12; quote it if it is one`,
-		`10:9: routes[0].limits[1]: want fields (name, key, rate, burst), got the text "x"`,
+		`10:9: routes[0].limits[1]: want fields (name, key, rate, burst, algorithm), got the text "x"`,
 		`11:9: routes[0].limits[2]: is empty`,
 	}},
 	{"bad limits", `routes:
@@ -201,6 +209,21 @@ routes:
 		`9:9: routes[0].limits[4]: "rate" is missing`,
 		`9:19: routes[0].limits[4]: unknown field "rat": did you mean rate?`,
 		`9:29: routes[0].limits[4]: unknown field "ky": did you mean key?`,
+	}},
+	{"algorithms", `routes:
+  - path: /
+    upstreams: [demo]
+    limits:
+      - {name: a, key: ip, rate: 1/s, algorithm: token bucket}
+      - {name: b, key: ip, rate: 1/s, algorithm: sliding_log, burst: 2}
+      - {name: c, key: ip, rate: 1/s}
+  - path: /b
+    upstreams: [demo]
+    limits: [{name: c, key: ip, rate: 1/s, algorithm: fixed_window}]
+`, []string{
+		`5:50: routes[0].limits[0].algorithm: "token bucket" is no algorithm: want token_bucket, leaky_bucket, fixed_window, `,
+		`6:9: routes[0].limits[1]: policy "b": Burst is 2; allowed with a sliding log: 0`,
+		`10:14: routes[1].limits[0]: limit "c" says something else at 7:9: one name is one quota, with one key, rate, burst and algorithm`,
 	}},
 	{"one name, two policies", `routes:
   - path: /a

@@ -11,15 +11,19 @@ import (
 // A Limit is a quota and what it is counted by.
 type Limit struct {
 	Pos
-	Name  string `yaml:"name" required:"true"`
-	Key   Key    `yaml:"key" required:"true"`
-	Rate  Rate   `yaml:"rate" required:"true"`
-	Burst Count  `yaml:"burst"` // 0: as much as the rate allows in one window
+	Name      string    `yaml:"name" required:"true"`
+	Key       Key       `yaml:"key" required:"true"`
+	Rate      Rate      `yaml:"rate" required:"true"`
+	Burst     Count     `yaml:"burst"` // 0: as much as the rate allows in one window
+	Algorithm Algorithm `yaml:"algorithm" default:"token_bucket"`
 }
 
 // Policy returns the quota.
 func (l *Limit) Policy() limiter.Policy {
-	return limiter.Policy{Name: l.Name, Limit: l.Rate.Limit, Window: l.Rate.Window, Burst: int(l.Burst)}
+	return limiter.Policy{
+		Name: l.Name, Algorithm: limiter.Algorithm(l.Algorithm),
+		Limit: l.Rate.Limit, Window: l.Rate.Window, Burst: int(l.Burst),
+	}
 }
 
 // String returns the limit for people, without its name.
@@ -27,6 +31,9 @@ func (l *Limit) String() string {
 	s := fmt.Sprintf("%s by %v", limiter.FormatRate(l.Rate.Limit, l.Rate.Window), l.Key)
 	if l.Burst > 0 {
 		s += fmt.Sprintf(", burst %d", l.Burst)
+	}
+	if a := limiter.Algorithm(l.Algorithm); a != limiter.TokenBucket {
+		s += fmt.Sprintf(" (%v)", a)
 	}
 	return s
 }
@@ -41,6 +48,21 @@ func (r *Rate) UnmarshalText(text []byte) (err error) {
 	r.Limit, r.Window, err = limiter.ParseRate(string(text))
 	return verdict(err, "limiter: rate ")
 }
+
+// An Algorithm is a way of counting.
+type Algorithm limiter.Algorithm
+
+func (a *Algorithm) UnmarshalText(text []byte) error {
+	for i := limiter.TokenBucket; i <= limiter.SlidingLog; i++ {
+		if algorithmName(i) == string(text) {
+			*a = Algorithm(i)
+			return nil
+		}
+	}
+	return fmt.Errorf("%.60q is no algorithm: want token_bucket, leaky_bucket, fixed_window, sliding_window or sliding_log", text)
+}
+
+func algorithmName(a limiter.Algorithm) string { return strings.ReplaceAll(a.String(), " ", "_") }
 
 // A Key is what a quota is counted by.
 type Key struct {
@@ -113,8 +135,8 @@ func (d *decoder) checkLimits(limits []Limit, all map[string]*Limit, field strin
 			all[l.Name] = l
 			continue
 		}
-		if first.Rate != l.Rate || first.Burst != l.Burst || first.Key != l.Key {
-			d.fault(l.Pos, item, "limit %q says something else at %v: one name is one quota, with one key, rate and burst",
+		if first.Policy() != l.Policy() || first.Key != l.Key {
+			d.fault(l.Pos, item, "limit %q says something else at %v: one name is one quota, with one key, rate, burst and algorithm",
 				l.Name, first.Pos)
 		}
 	}
