@@ -24,6 +24,7 @@ import (
 // redisDeciders are weir's and the peers', the first that of weir as it comes.
 var redisDeciders = append([]peer.RedisDecider{
 	redisWeir("weir", redislimiter.Options{}),
+	redisLease,
 	redisSame,
 }, peer.RedisDeciders...)
 
@@ -239,8 +240,11 @@ func TestRedisRoundTrips(t *testing.T) {
 		}
 	}
 	for _, d := range redisDeciders {
-		count(d, peer.Plenty, draws, 1)
+		if d.Name != redisLease.Name {
+			count(d, peer.Plenty, draws, 1)
+		}
 	}
+	count(redisLease, peer.Plenty, draws[:1], 0.02)
 	count(redisFive, peer.Plenty, draws, 1)
 	drained := slices.Repeat(draws[:1], 2) // the second time it is refused
 	count(redisWeir("weir, denied", redislimiter.Options{}), peer.Few, drained, 0)
@@ -286,8 +290,8 @@ func TestRedisExactness(t *testing.T) {
 		times = 1
 	}
 	for _, d := range redisDeciders {
-		if d.Name == redisSame.Name {
-			continue // it does not look at the answers
+		if d.Name == redisSame.Name || d.Name == redisLease.Name {
+			continue // one does not look at the answers, the other trades exactness
 		}
 		s := redistest.Start(t) // its own, for breakers
 		var clients [4]shared

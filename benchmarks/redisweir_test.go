@@ -43,6 +43,12 @@ func redisWeir(name string, opts redislimiter.Options) peer.RedisDecider {
 	}}
 }
 
+// redisLease takes 100 units in advance.
+var redisLease = redisWeir("weir, leases of 100", redislimiter.Options{
+	Prefix: "lease",
+	Lease:  func(limiter.Policy) int { return 100 },
+})
+
 // redisFive charges five quotas in one decision.
 var redisFive = peer.RedisDecider{Name: "weir, five limits", New: func(addr string, q peer.Quota) (func(string) (bool, error), func()) {
 	l, c := redisLimiter(addr, redislimiter.Options{Prefix: "five"})
