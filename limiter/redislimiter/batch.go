@@ -24,6 +24,10 @@ const (
 	// server, one on its way. More would be emptier and cost more in sum.
 	lanes = 2
 
+	// crowd is how many questions are underway when nobody flies alone any more:
+	// who comes then is one of many, and they all get on sooner together.
+	crowd = 8
+
 	// seats is how many questions share a flight. The server does nothing else
 	// meanwhile, for about a millisecond.
 	seats = 256
@@ -64,13 +68,14 @@ type line[Q any] struct {
 	// left. It is called by the goroutine of the flight.
 	forsaken func(qs []Q)
 
-	mu      sync.Mutex
-	flights int
-	queue   []*ticket[Q] // those before head have boarded
-	head    int
-	gone    int         // of those who queue
-	watch   *time.Timer // runs since the last boarding, if somebody queues
-	tickets sync.Pool
+	mu       sync.Mutex
+	flights  int
+	underway int          // questions on those flights
+	queue    []*ticket[Q] // those before head have boarded
+	head     int
+	gone     int         // of those who queue
+	watch    *time.Timer // runs since the last boarding, if somebody queues
+	tickets  sync.Pool
 }
 
 // A ticket is one who queues or flies.
@@ -101,8 +106,9 @@ func (l *line[Q]) ask(ctx context.Context, q Q) error {
 		return fmt.Errorf("redislimiter: %w", err)
 	}
 	l.mu.Lock()
-	if l.flights < lanes && l.waitingLocked() == 0 {
+	if l.flights < lanes && l.underway < crowd && l.waitingLocked() == 0 {
 		l.flights++
+		l.underway++
 		l.mu.Unlock()
 		return l.alone(ctx, q)
 	}
@@ -134,6 +140,7 @@ func (l *line[Q]) ask(ctx context.Context, q Q) error {
 func (l *line[Q]) alone(ctx context.Context, q Q) error {
 	defer func() {
 		l.mu.Lock()
+		l.underway--
 		more := l.waitingLocked() > 0 && l.flights <= lanes
 		if !more {
 			l.flights--
@@ -248,6 +255,9 @@ func (l *line[Q]) serve() {
 		start := time.Now()
 		err := l.flight(deadline(start, aboard), qs)
 		qs = qs[:0]
+		l.mu.Lock()
+		l.underway -= len(aboard)
+		l.mu.Unlock()
 		for _, t := range aboard {
 			t.err = err
 			if t.state.CompareAndSwap(inFlight, hasLanded) {
@@ -303,6 +313,7 @@ func (l *line[Q]) boardLocked(aboard []*ticket[Q]) []*ticket[Q] {
 	} else if l.watch != nil {
 		l.watch.Stop()
 	}
+	l.underway += len(aboard)
 	return aboard
 }
 

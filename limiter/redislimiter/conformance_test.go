@@ -72,6 +72,7 @@ func open(t testing.TB, c redis.UniversalClient, o redislimiter.Options) *redisl
 }
 
 func TestConforms(t *testing.T) {
+	t.Parallel() // most of it sleeps
 	c := warm(t, redistest.Start(t).Addr())
 	limitertest.Run(t, func(t *testing.T) limiter.Limiter {
 		return open(t, c, redislimiter.Options{DenyCache: redislimiter.DefaultDenyCache})
@@ -79,6 +80,7 @@ func TestConforms(t *testing.T) {
 }
 
 func TestConformsByClientClock(t *testing.T) {
+	t.Parallel() // most of it sleeps
 	c := warm(t, redistest.Start(t).Addr())
 	limitertest.Run(t, func(t *testing.T) limiter.Limiter {
 		return open(t, c, redislimiter.Options{ClientClock: true, Secret: []byte("s"), Slot: "one"})
@@ -88,6 +90,7 @@ func TestConformsByClientClock(t *testing.T) {
 // The embedded server runs the same scripts by another Lua. It is no substitute
 // for the real one, but needs nothing installed.
 func TestConformsEmbedded(t *testing.T) {
+	t.Parallel() // most of it sleeps
 	c := warm(t, miniredis.RunT(t).Addr())
 	limitertest.Run(t, func(t *testing.T) limiter.Limiter {
 		return open(t, c, redislimiter.Options{ClientClock: true})
@@ -95,6 +98,7 @@ func TestConformsEmbedded(t *testing.T) {
 }
 
 func TestConformsOnCluster(t *testing.T) {
+	t.Parallel() // most of it sleeps
 	if testing.Short() {
 		t.Skip("a cluster takes some seconds to start")
 	}

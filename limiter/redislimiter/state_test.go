@@ -2,6 +2,7 @@ package redislimiter_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"regexp"
 	"strconv"
 	"strings"
@@ -263,7 +264,7 @@ func TestTrapLimiter32_AllDigits(t *testing.T) {
 		t.Errorf("200 arrivals end in %d different digits", len(seen))
 	}
 	value := regexp.MustCompile(`^\d{19}$`)
-	for _, key := range strings.Fields(s.Do("KEYS", b.prefix+":*")) {
+	for key := range strings.FieldsSeq(s.Do("KEYS", b.prefix+":*")) {
 		if v := s.Do("GET", key); v != "" && !value.MatchString(v) {
 			t.Errorf("%s is %q, want 19 digits", key, v)
 		}
@@ -326,7 +327,7 @@ func (b *bench) moveTime(t testing.TB, a limiter.Algorithm, key string, d time.D
 	us := d.Microseconds()
 	switch a {
 	case limiter.SlidingLog:
-		for _, event := range strings.Fields(b.s.Do("ZRANGEBYSCORE", key, "0", "+inf")) {
+		for event := range strings.FieldsSeq(b.s.Do("ZRANGEBYSCORE", key, "0", "+inf")) {
 			b.s.Do("ZINCRBY", key, strconv.FormatInt(us, 10), event)
 		}
 	default:
@@ -430,6 +431,54 @@ func TestTwoConfigurations(t *testing.T) {
 		}
 		if admitted != 100 {
 			t.Errorf("%v: %d admitted, want 100", a, admitted)
+		}
+	}
+}
+
+// What is in a key without being ours counts as nothing, or as a whole quota that
+// is used up: no error, and nobody is locked out.
+func TestForeignValues(t *testing.T) {
+	s := redistest.Start(t)
+	future := strconv.FormatInt(time.Now().Add(1000*time.Hour).UnixMicro(), 10)
+	for _, a := range algorithms[:4] {
+		for _, v := range []string{
+			"", "x", "nan", "-nan", "inf", "-inf", "-5", "0x1p60", "1e300", strings.Repeat("9", 40), "9007199254740993",
+			future, future + "000", future + "xyz", future + "000t", future + "000t-1", future + "000t1e300",
+			future + "000g@inf", future + " 5 5", future + " 5 5 5", "1 2 3", "1 2 3 4", "a b c d",
+		} {
+			b := newBench(t, s, redislimiter.Options{})
+			c := charge(with(a, 10, 20*time.Second), "k", 1)
+			s.Do("SET", b.KeyOf(c), v)
+			for _, cost := range []int{0, 11, 1, 1} {
+				c.Cost = cost
+				r := take(t, b, c)
+				if r.ResetAfter > 41*time.Second || cost <= 10 && r.RetryAfter > 41*time.Second {
+					t.Errorf("%v: with %q a charge of %d: %+v", a, v, cost, r)
+				}
+			}
+			if ms := b.ttl(t, b.KeyOf(c)); ms <= 0 || ms > 41_000 {
+				t.Errorf("%v: with %q the key lives for %d ms", a, v, ms)
+			}
+		}
+	}
+}
+
+// Where a unit is no whole number of microseconds a charge costs up to one more,
+// or up to 0.1 % where that is more, and never less.
+func TestRounding(t *testing.T) {
+	s := redistest.Start(t)
+	b := newBench(t, s, redislimiter.Options{ClientClock: true})
+	now := time.Now()
+	b.SetNow(func() time.Time { return now })
+	rnd := rand.New(rand.NewPCG(1, 21))
+	for i := range 500 {
+		p := limiter.Policy{Name: "p", Limit: 1 + rnd.IntN(1<<(1+rnd.IntN(24))), Window: time.Microsecond + time.Duration(rnd.Int64N(1<<(11+rnd.IntN(36))))}
+		c := charge(p, fmt.Sprint(i), 1+rnd.IntN(p.Limit))
+		r := take(t, b, c)
+		exact := float64(c.Cost) * float64(p.Window) / float64(p.Limit)
+		over := float64(r.ResetAfter) - exact
+		if !r.Allowed || over < -0.001*exact/1e9 || over > max(1000, exact/1000) {
+			t.Errorf("Take(%+v) = %+v, want it whole after %v ns and no more than 1 µs or 0.1 %%", c, r, exact)
 		}
 	}
 }
