@@ -15,10 +15,6 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// ErrCrowded is the error of a decision that found too many others waiting for
-// the same server: it was not asked, and nothing was charged.
-var ErrCrowded = errors.New("redislimiter: too many decisions wait for the server")
-
 const (
 	// lanes is how many flights are in the air while all is well: one at the
 	// server, one on its way. More would be emptier and cost more in sum.
@@ -159,7 +155,7 @@ func (l *line[Q]) waitingLocked() int { return len(l.queue) - l.head - l.gone }
 func (l *line[Q]) queueLocked(ctx context.Context, q Q) (*ticket[Q], error) {
 	if len(l.queue)-l.head >= maxQueue {
 		if l.gone == 0 {
-			return nil, ErrCrowded
+			return nil, fmt.Errorf("redislimiter: %w", ErrCrowded)
 		}
 		l.sweepLocked()
 	}
@@ -193,8 +189,10 @@ func (l *line[Q]) leave(t *ticket[Q]) uint32 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if t.state.Load() == notBoarded {
-		t.gone = true
-		l.gone++
+		if !t.gone {
+			t.gone = true
+			l.gone++
+		}
 		return notBoarded
 	}
 	if t.state.CompareAndSwap(inFlight, hasLeft) {
@@ -239,8 +237,9 @@ func (l *line[Q]) serve() {
 		qs     []Q
 	)
 	for {
+		start := time.Now()
 		l.mu.Lock()
-		aboard = l.boardLocked(aboard[:0])
+		aboard = l.boardLocked(start, aboard[:0])
 		if len(aboard) == 0 {
 			l.flights--
 			l.mu.Unlock()
@@ -252,7 +251,6 @@ func (l *line[Q]) serve() {
 		for _, t := range aboard {
 			qs = append(qs, t.q)
 		}
-		start := time.Now()
 		err := l.flight(deadline(start, aboard), qs)
 		qs = qs[:0]
 		l.mu.Lock()
@@ -288,13 +286,17 @@ func (l *line[Q]) serve() {
 }
 
 // boardLocked moves the first of those who queue, as many as there are seats.
-func (l *line[Q]) boardLocked(aboard []*ticket[Q]) []*ticket[Q] {
+func (l *line[Q]) boardLocked(now time.Time, aboard []*ticket[Q]) []*ticket[Q] {
 	for l.head < len(l.queue) && len(aboard) < seats {
 		t := l.queue[l.head]
 		l.queue[l.head] = nil
 		l.head++
 		if t.gone {
 			l.gone--
+			continue
+		}
+		if !t.deadline.IsZero() && now.After(t.deadline) {
+			t.gone = true // it has only not noticed yet
 			continue
 		}
 		t.state.Store(inFlight)
@@ -572,10 +574,13 @@ func (m *manifest) settle(qs []*question) {
 func (l *Limiter) giveBack(qs []*question) {
 	ctx, cancel := context.WithTimeout(context.Background(), undoTime)
 	defer cancel()
+	qs = slices.DeleteFunc(qs, func(q *question) bool { return q.failed != nil || q.granted == 0 })
+	// What cannot be given back stays taken.
+	if !l.cluster && len(qs) > 0 {
+		_ = l.refund(ctx, refundsOf(qs...))
+		return
+	}
 	for _, q := range qs {
-		if q.failed == nil && q.granted > 0 {
-			// What cannot be given back stays taken.
-			_ = l.refund(ctx, q.refunds())
-		}
+		_ = l.refund(ctx, refundsOf(q))
 	}
 }

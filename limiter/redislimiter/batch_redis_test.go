@@ -382,17 +382,28 @@ func TestCachedDenialCostsTheServerNothing(t *testing.T) {
 	if rs, err := l.TakeAll(t.Context(), []limiter.Charge{o, c}); err != nil || !rs[0].Allowed || !rs[1].Allowed || rs[0].Remaining != 9 {
 		t.Errorf("TakeAll after a refund = %+v, %v", rs, err)
 	}
+	if r := take(t, l, c); r.Allowed {
+		t.Errorf("Take = %+v, want it refused", r)
+	}
+	if err := l.Reset(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	if r := take(t, l, c); !r.Allowed || r.Remaining != 1 {
+		t.Errorf("Take after a reset = %+v, want it allowed", r)
+	}
 }
 
 // A sum that can never fit is no reason to refuse a part of it.
 func TestDenialOfASumIsNotRemembered(t *testing.T) {
 	l, _ := connectTo(t, redistest.Start(t).Addr(), Options{DenyTime: time.Hour})
-	c := limiter.Charge{Policy: limiter.PerHour("p", 5), Key: "k", Cost: 3}
-	if rs, err := l.TakeAll(t.Context(), []limiter.Charge{c, c}); err != nil || rs[1].RetryAfter != limiter.Never {
-		t.Fatalf("TakeAll = %+v, %v", rs, err)
-	}
-	if r := take(t, l, c); !r.Allowed {
-		t.Errorf("Take = %+v, want it allowed", r)
+	for a := limiter.TokenBucket; a <= limiter.SlidingLog; a++ {
+		c := limiter.Charge{Policy: with(limiter.PerHour("p", 5), a), Key: "k", Cost: 3}
+		if rs, err := l.TakeAll(t.Context(), []limiter.Charge{c, c}); err != nil || rs[1].RetryAfter != limiter.Never {
+			t.Fatalf("%v: TakeAll = %+v, %v", a, rs, err)
+		}
+		if r := take(t, l, c); !r.Allowed {
+			t.Errorf("%v: Take = %+v, want it allowed", a, r)
+		}
 	}
 }
 
@@ -497,4 +508,155 @@ func TestTakeAllWithLeasedCharges(t *testing.T) {
 		t.Fatalf("TakeAll after a refund = %+v, %v", rs, err)
 	}
 	remain(196)
+
+	// A Reset drops what is in stock.
+	if err := l.Reset(t.Context(), global); err != nil {
+		t.Fatal(err)
+	}
+	s.ResetStats()
+	if r := take(t, l, global); r.Remaining != 199 || s.CommandStats()["evalsha"] != 1 {
+		t.Errorf("Take after a reset = %+v after %v", r, s.CommandStats())
+	}
+}
+
+// TestHungServerHoldsUpNobody stops the server under load: everybody leaves when
+// its time is up, nothing is counted twice, and soon after the server goes on so
+// does everything else.
+func TestHungServerHoldsUpNobody(t *testing.T) {
+	s := redistest.Start(t)
+	l, _ := connectTo(t, s.Addr(), Options{})
+	const units = 1_000_000
+	c := limiter.Charge{Policy: limiter.PerHour("p", units), Key: "k", Cost: 1}
+	c.Policy.Window = 1000 * time.Hour
+	take(t, l, c)
+	admitted, unknown := atomic.Int64{}, atomic.Int64{}
+	admitted.Add(1)
+	stop := make(chan struct{})
+	var slowest atomic.Int64
+	var wg sync.WaitGroup
+	for range 100 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+				begin := time.Now()
+				r, err := l.Take(ctx, c)
+				took := time.Since(begin)
+				cancel()
+				switch {
+				case err == nil && r.Allowed:
+					admitted.Add(1)
+				case errors.Is(err, ErrUnknown):
+					unknown.Add(1)
+				case !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, ErrUnreachable):
+					t.Errorf("Take = %+v, %v", r, err)
+				}
+				for before := slowest.Load(); int64(took) > before && !slowest.CompareAndSwap(before, int64(took)); before = slowest.Load() {
+				}
+			}
+		})
+	}
+	time.Sleep(50 * time.Millisecond)
+	s.Stop()
+	time.Sleep(300 * time.Millisecond)
+	before := admitted.Load()
+	s.Cont()
+	eventually(t, "decisions are made again", func() bool { return admitted.Load() > before+100 })
+	close(stop)
+	wg.Wait()
+	if d := time.Duration(slowest.Load()); d > 2*time.Second {
+		t.Errorf("a call with 50ms took %v", d)
+	}
+	eventually(t, "no flight is in the air", func() bool {
+		l.line.mu.Lock()
+		defer l.line.mu.Unlock()
+		return l.line.flights == 0
+	})
+	look := c
+	look.Cost = 0
+	used := int64(units - take(t, l, look).Remaining)
+	t.Logf("%d admitted, %d unknown, %d counted, the slowest took %v", admitted.Load(), unknown.Load(), used, time.Duration(slowest.Load()))
+	if used < admitted.Load() || used > admitted.Load()+unknown.Load() {
+		t.Errorf("%d units are counted for %d admitted and %d unknown", used, admitted.Load(), unknown.Load())
+	}
+}
+
+// On a cluster a flight makes a call for each slot, all in one round trip.
+func TestFlightsOnACluster(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a cluster takes some seconds to start")
+	}
+	nodes := redistest.StartCluster(t, 0)
+	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: nodes.Addrs(), MaxRetries: -1, ContextTimeoutEnabled: true})
+	t.Cleanup(func() { client.Close() })
+	l, err := New(client, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := limiter.PerHour("p", 10)
+	questions := func() (qs []*question) {
+		for i := range 120 {
+			qs = append(qs, l.questionOf([]limiter.Charge{{Policy: p, Key: strconv.Itoa(i % 100), Cost: 1}}))
+		}
+		return qs
+	}
+	foreign := questions()[7].entries[0].key
+	for round := range 3 {
+		if round == 2 {
+			if err := client.Del(t.Context(), foreign).Err(); err != nil {
+				t.Fatal(err)
+			}
+			if err := client.LPush(t.Context(), foreign, "x").Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if round > 0 {
+			for _, n := range nodes.Nodes() {
+				n.Do("SCRIPT", "FLUSH")
+			}
+		}
+		qs := questions()
+		if err := l.fly(t.Context(), qs); err != nil {
+			t.Fatal(err)
+		}
+		for i, q := range qs {
+			want := 10 - 1 - round
+			if i%100 < 20 {
+				want -= round + i/100
+			}
+			switch {
+			case round == 2 && i%100 == 7:
+				if !errors.Is(q.failed, ErrWrongType) {
+					t.Errorf("question %d about a foreign key: %v", i, q.failed)
+				}
+			case q.failed != nil:
+				t.Errorf("round %d, question %d: %v", round, i, q.failed)
+			case q.all()[0].Remaining != want:
+				t.Errorf("round %d, question %d: %+v, want %d remaining", round, i, q.all(), want)
+			}
+		}
+	}
+	// By the lines of the nodes.
+	var admitted atomic.Int64
+	var wg sync.WaitGroup
+	for range 64 {
+		wg.Go(func() {
+			for i := range 60 {
+				r, err := l.Take(t.Context(), limiter.Charge{Policy: limiter.PerHour("q", 50), Key: strconv.Itoa(i % 30), Cost: 1})
+				if err != nil {
+					t.Error(err)
+				} else if r.Allowed {
+					admitted.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := admitted.Load(); n != 30*50 {
+		t.Errorf("%d units of %d were admitted", n, 30*50)
+	}
 }

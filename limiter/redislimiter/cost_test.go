@@ -80,6 +80,9 @@ func TestBytesPerKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if got := s.Do("OBJECT", "ENCODING", b.KeyOf(charge(p, "first", 1))); got != "int" {
+		t.Errorf("a bucket is stored as %s, want int", got)
+	}
 	t.Logf("%.1f bytes of used_memory for a key, MEMORY USAGE %d", perKey, one)
 	if perKey > 150 || one > 150 {
 		t.Errorf("%.1f bytes of used_memory for a key, MEMORY USAGE %d; want at most 150", perKey, one)

@@ -37,8 +37,9 @@ const maxSkew = time.Second
 //	  +zremrangebyscore +zrem +zincrby +pexpire +ping
 //
 // The client needs +hello beside it, or it falls back to an older protocol; on a
-// cluster +cluster|slots, +cluster|shards, +command and +readonly; and Diagnose
-// +info, +config|get and +cluster|info for what it asks beyond that.
+// cluster +cluster|slots, +cluster|shards and +command, and with ReadOnly +readonly,
+// +evalsha_ro and +eval_ro; and Diagnose +info, +config|get and +cluster|info for
+// what it asks beyond that.
 func (l *Limiter) Diagnose(ctx context.Context) error {
 	var mu sync.Mutex
 	var findings []error
@@ -152,6 +153,20 @@ func (l *Limiter) tryAll(ctx context.Context) (findings []error) {
 		if err := try(); err != nil && !seen[err.Error()] {
 			seen[err.Error()] = true
 			findings = append(findings, err)
+		}
+	}
+	// An event that has left is removed by the next charge, if there are others.
+	c := limiter.Charge{Policy: limiter.Policy{Name: "diagnose", Algorithm: limiter.SlidingLog, Limit: 3, Window: 60 * time.Millisecond}, Key: key, Cost: 1}
+	for range 3 {
+		if _, err := l.Take(ctx, c); err != nil && !seen[err.Error()] {
+			return append(findings, err)
+		}
+		t := time.NewTimer(40 * time.Millisecond)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return findings
 		}
 	}
 	return findings

@@ -52,16 +52,25 @@ func Dial(ctx context.Context, rawURL string) (redis.UniversalClient, error) {
 	}
 	if err := client.Ping(ctx).Err(); err != nil {
 		client.Close()
-		if ctx.Err() != nil {
-			err = fmt.Errorf("%w: %w", ErrUnreachable, errors.Join(ctx.Err(), err))
-		} else if m := meaning(err, true); m != ErrUnknown {
-			err = fmt.Errorf("%w: %w", m, err)
-		} else {
-			err = fmt.Errorf("%w: %w", ErrUnreachable, err) // a PING takes nothing
+		m := meaning(err, true)
+		if m == ErrUnknown {
+			m = ErrUnreachable // a PING takes nothing
 		}
-		return nil, fmt.Errorf("redislimiter: Dial: %w", err)
+		if ended := over(ctx); ended != nil && !errors.Is(err, ended) {
+			err = fmt.Errorf("%w: %w", ended, err)
+		}
+		return nil, fmt.Errorf("redislimiter: Dial: %w: %w", m, err)
 	}
 	return client, nil
+}
+
+// over returns why ctx has ended. A connection with its deadline may say so a
+// moment earlier.
+func over(ctx context.Context) error {
+	if d, ok := ctx.Deadline(); ok && !time.Now().Before(d) {
+		return context.DeadlineExceeded
+	}
+	return ctx.Err()
 }
 
 // connect makes the client, without any I/O but what go-redis does in the

@@ -190,6 +190,18 @@ func TestACL(t *testing.T) {
 	if err := l.Diagnose(ctx); err != nil {
 		t.Errorf("Diagnose as the documented user: %v", err)
 	}
+	// Each of the commands is needed, or the line says too much.
+	for _, permission := range line[2:] {
+		command, ok := strings.CutPrefix(permission, "+")
+		if !ok || command == "ping" || command == "eval" {
+			continue
+		}
+		s.Do("ACL", "SETUSER", "limits", "-"+command)
+		if err := l.Diagnose(ctx); !errors.Is(err, redislimiter.ErrPermission) {
+			t.Errorf("Diagnose without %s: %v", permission, err)
+		}
+		s.Do("ACL", "SETUSER", "limits", "+"+command)
+	}
 	other, err := redislimiter.New(c, &redislimiter.Options{Prefix: "other"})
 	if err != nil {
 		t.Fatal(err)

@@ -24,6 +24,9 @@ var (
 	// time, none free, or the client is closed.
 	ErrUnreachable = errors.New("server not reached, nothing was taken")
 
+	// ErrCrowded: 65536 decisions of this process wait for the server already.
+	ErrCrowded = errors.New("too many decisions wait, nothing was taken")
+
 	// ErrReadOnly: the server is a replica. The connection is dropped, and the
 	// question was asked once more on another.
 	ErrReadOnly = errors.New("the server is a read-only replica")
@@ -119,7 +122,7 @@ func hasCode(text, code string) bool {
 	if rest, ok := strings.CutPrefix(strings.TrimPrefix(text, "ERR "), code); ok && strings.HasPrefix(rest, " ") {
 		return true
 	}
-	return strings.Contains(text, "-"+code+" ")
+	return strings.Contains(text, "-"+code+" ") || strings.Contains(text, ": "+code+" ")
 }
 
 // callers reports whether err is the end of the caller's own context before

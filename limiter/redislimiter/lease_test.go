@@ -286,6 +286,38 @@ func TestLeasedUnitsGoBackIntoStock(t *testing.T) {
 	})
 }
 
+// However much is given back, and whenever: no more than a lease is in stock.
+func TestStockIsNoMoreThanALease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := lodge(limiter.NewMemory(nil), 10)
+		c := limiter.Charge{Policy: limiter.PerHour("p", 100), Key: "k", Cost: 10}
+		id := x.ids.of(&c)
+		want := func(what string, n int) {
+			t.Helper()
+			if got := x.ls.shardOf(id).leases[id].stock; got != n {
+				t.Errorf("%s: %d in stock, want %d", what, got, n)
+			}
+		}
+		all, again := take(t, x, c), take(t, x, c)
+		c.Cost = 1
+		take(t, x, c)
+		x.Refund(t.Context(), c, &all)
+		want("9 in stock and 10 given back", 10)
+
+		c.Cost = 10
+		take(t, x, c)
+		c.Cost = 1
+		x.to = time.Millisecond
+		var wg sync.WaitGroup
+		wg.Go(func() { take(t, x, c) })
+		synctest.Wait()
+		x.Refund(t.Context(), c, &again)
+		want("10 given back while 10 are underway", 0)
+		wg.Wait()
+		want("10 have come, 1 was spent", 9)
+	})
+}
+
 // A look, and what was charged to the server itself, count what is in stock.
 func TestRemainingCountsTheStock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -11,13 +11,31 @@
 // writes nothing; the client of a cluster that has ReadOnly may ask a replica,
 // which knows a little less than its master.
 //
+// # What is shared
+//
+// Concurrent decisions share round trips and script calls. Who comes alone is
+// one plain EVALSHA of its own. Who comes while others are underway waits for
+// the next of them to return and goes with whoever came meanwhile, up to 256 in
+// one call, or on a cluster in one pipeline for each node. In it each is decided
+// for itself, in the order of arrival, and equal ones are asked once, as many
+// times. So a quota that everybody asks for costs little more than one that
+// nobody does. No decision waits for others to come; up to 65536 wait for those
+// underway (see [ErrCrowded]). A caller whose context ends leaves at once and
+// harms nobody: either it was not asked yet, or the error is [ErrUnknown], and
+// what was taken for it is given back when the answer comes.
+//
+// A refusal says when it ends. Until then, and at most for a second, this
+// process repeats it without asking: see [Options.DenyCache]. With
+// [Options.Lease] it takes units in advance and spends them without asking.
+//
 // # What is stored
 //
 // A quota is one key, prefix:{hash}, with nothing of the caller in it: a string
 // of 19 digits for a bucket (a little more where units were given back or
 // callers wait for turns), a short string for a window, a sorted set with a
-// member for each event for a SlidingLog. It expires when the quota is whole;
-// what is not in use takes no room. A key that has lost its time to live gets it
+// member for each event for a SlidingLog. A bucket takes 133 bytes of the memory
+// of Redis 7.0, all told. It expires when the quota is whole; what is not in use
+// takes no room. A key that has lost its time to live gets it
 // back from the next charge, granted or not.
 //
 // Names and Keys are hashed by SHA-256, with [Options.Secret] by HMAC: without
@@ -137,8 +155,9 @@ type Options struct {
 
 // A Limiter is a [limiter.Limiter] whose quotas are on a Redis server or Redis
 // Cluster. It has no goroutine and needs no Close; the client is the caller's.
-// A context's deadline ends a call in time; its cancellation is seen before a
-// call is sent, and then the client's timeouts bound the wait.
+// A context's deadline ends a call in time. Its cancellation ends the wait for
+// and with others; a call that is alone has been sent by then, and the client's
+// timeouts bound it.
 type Limiter struct {
 	client  redis.UniversalClient
 	cluster bool // keys of different slots cannot be decided in one step

@@ -482,3 +482,37 @@ func TestRounding(t *testing.T) {
 		}
 	}
 }
+
+// Who waits for a turn keeps it, whatever others ask who do not wait, or have a
+// smaller quota; and when the clock is set back, turns end as quotas do.
+func TestTurnsAndOtherConfigurations(t *testing.T) {
+	s := redistest.Start(t)
+	for _, a := range algorithms[:2] {
+		b := newBench(t, s, redislimiter.Options{})
+		p := limiter.Policy{Name: "p", Algorithm: a, Limit: 10, Window: 100 * time.Second, Burst: 30}
+		if a == limiter.TokenBucket {
+			p.Burst = 1
+		}
+		waiting := charge(p, "k", 1)
+		waiting.MaxDelay = 1000 * time.Hour
+		near := func(got, want time.Duration) bool { return got <= want && got > want-5*time.Second }
+		for i := range 20 {
+			if r := take(t, b, waiting); !r.Allowed || !near(r.Delay, time.Duration(i)*10*time.Second) {
+				t.Fatalf("%v: turn %d is %+v", a, i, r)
+			}
+			small := p
+			small.Burst = 1
+			if r := take(t, b, charge(small, "k", 1)); r.Allowed {
+				t.Fatalf("%v: a charge that does not wait: %+v", a, r)
+			}
+		}
+		key := b.key(t)
+		b.moveTime(t, a, key, 24*time.Hour)
+		if r := take(t, b, charge(p, "k", 1)); r.ResetAfter > 320*time.Second {
+			t.Errorf("%v: after the clock was set back: %+v", a, r)
+		}
+		if r := take(t, b, waiting); r.Delay > 320*time.Second {
+			t.Errorf("%v: after the clock was set back, a turn is %+v", a, r)
+		}
+	}
+}

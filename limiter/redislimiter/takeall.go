@@ -154,25 +154,27 @@ func (d *decision) undo(ctx context.Context, parts []*part) {
 	defer cancel()
 	for _, p := range parts {
 		// The decision is a refusal either way: nobody is helped by an error.
-		_ = d.l.refund(ctx, p.refunds())
+		_ = d.l.refund(ctx, refundsOf(&p.question))
 	}
 }
 
-// refunds returns what gives back a question that was granted. Of one bucket,
+// refundsOf returns what gives back questions that were granted. Of one bucket,
 // what was taken last must go back last, or it would count as given back to who
 // came before; where turns are given, it must go back first, because only the
 // last can.
-func (q *question) refunds() []refund {
+func refundsOf(qs ...*question) []refund {
 	var turns, rest []refund
-	q.results(0, false, func(e *entry, r limiter.Result) {
-		switch {
-		case r.Receipt == limiter.Receipt{}:
-		case e.charge.Policy.Algorithm == limiter.LeakyBucket || e.charge.MaxDelay > 0:
-			turns = append(turns, refund{e.charge, r.Receipt})
-		default:
-			rest = append(rest, refund{e.charge, r.Receipt})
-		}
-	})
+	for _, q := range qs {
+		q.results(0, false, func(e *entry, r limiter.Result) {
+			switch {
+			case r.Receipt == limiter.Receipt{}:
+			case e.charge.Policy.Algorithm == limiter.LeakyBucket || e.charge.MaxDelay > 0:
+				turns = append(turns, refund{e.charge, r.Receipt})
+			default:
+				rest = append(rest, refund{e.charge, r.Receipt})
+			}
+		})
+	}
 	slices.Reverse(turns)
 	return append(turns, rest...)
 }
