@@ -27,14 +27,6 @@ func options(large bool) pace.Options {
 	return pace.Options{Rounds: *rounds, Slice: *slice, Large: large}
 }
 
-// loadOptions are for many callers.
-func loadOptions(callers int) pace.LoadOptions {
-	if !*measuring {
-		return pace.LoadOptions{Callers: callers, Rounds: 1, Slice: time.Millisecond}
-	}
-	return pace.LoadOptions{Callers: callers, Rounds: *rounds, Slice: *slice}
-}
-
 func compare(t *testing.T, title string, o pace.Options, cases ...pace.Case) []pace.Row {
 	t.Helper()
 	rows := pace.Compare(o, cases...)

@@ -19,13 +19,12 @@ import (
 )
 
 // A Quota is what every decider is made with: Plenty is never used up, Few is
-// used up by the first request, Ten is 10 an hour.
+// used up by the first request.
 type Quota int
 
 const (
 	Plenty Quota = iota
 	Few
-	Ten
 )
 
 // A Decider takes one unit of key's quota and reports whether there was one.

@@ -1,4 +1,8 @@
-package peer
+// Package redisbench puts rate limiters that keep their quotas in Redis behind one
+// function, each through its public API, to be measured in one run. It stands
+// apart from package peer because some of them bring goroutines and signal
+// handlers with them, which would be in the way of other measurements.
+package redisbench
 
 import (
 	"context"
@@ -20,9 +24,20 @@ import (
 	gozeroredis "github.com/zeromicro/go-zero/core/stores/redis"
 )
 
-// A RedisDecider keeps its quotas in the Redis server at addr. Each call of New
-// makes clients of its own, as another process would.
-type RedisDecider struct {
+// A Quota is what every decider is made with: Plenty is never used up, Few is
+// used up by the first request, Ten is 10 an hour.
+type Quota int
+
+const (
+	Plenty Quota = iota
+	Few
+	Ten
+)
+
+// A Decider takes one unit of key's quota, which is in the Redis server at addr,
+// and reports whether there was one. Each call of New makes clients of its own, as
+// another process would.
+type Decider struct {
 	Name string
 	New  func(addr string, q Quota) (take func(key string) (bool, error), closer func())
 }
@@ -30,9 +45,9 @@ type RedisDecider struct {
 // RedisRate is the name of the peer that figures are relative to.
 const RedisRate = "redis_rate v10"
 
-// RedisDeciders are the peers' decisions by Redis, each by the client it is
-// made for, with that client's defaults.
-var RedisDeciders = []RedisDecider{
+// Peers are others' deciders, each by the client it is made for, with that
+// client's defaults.
+var Peers = []Decider{
 	{RedisRate, func(addr string, q Quota) (func(string) (bool, error), func()) {
 		c := redis.NewClient(&redis.Options{Addr: addr})
 		return q.redisRate(redis_rate.NewLimiter(c), ""), func() { c.Close() }
@@ -109,10 +124,13 @@ return 1`)
 
 // window is for those that count in windows.
 func (q Quota) window() (int, time.Duration) {
-	if q == Ten {
+	switch q {
+	case Few:
+		return 1, 24 * time.Hour
+	case Ten:
 		return 10, time.Hour
 	}
-	return q.perDay(), 24 * time.Hour
+	return 1 << 40, 24 * time.Hour
 }
 
 // Bucket is for those that know a burst. One unit of Plenty comes back a minute,
@@ -159,4 +177,13 @@ func goZero(addr string) *gozeroredis.Redis {
 		logging.Disable()
 	})
 	return gozeroredis.MustNewRedis(gozeroredis.RedisConf{Host: addr, Type: gozeroredis.NodeType})
+}
+
+func nothing() {}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
 }

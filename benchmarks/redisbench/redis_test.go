@@ -1,6 +1,6 @@
 //go:build unix
 
-package benchmarks_test
+package redisbench_test
 
 import (
 	"fmt"
@@ -15,18 +15,18 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/goweir/weir/benchmarks/pace"
-	"github.com/goweir/weir/benchmarks/peer"
+	"github.com/goweir/weir/benchmarks/redisbench"
 	"github.com/goweir/weir/internal/faultnet"
 	"github.com/goweir/weir/internal/redistest"
 	"github.com/goweir/weir/limiter/redislimiter"
 )
 
-// redisDeciders are weir's and the peers', the first that of weir as it comes.
-var redisDeciders = append([]peer.RedisDecider{
-	redisWeir("weir", redislimiter.Options{}),
-	redisLease,
-	redisSame,
-}, peer.RedisDeciders...)
+// deciders are weir's and the peers', the first that of weir as it comes.
+var deciders = append([]redisbench.Decider{
+	weirWith("weir", redislimiter.Options{}),
+	leases,
+	same,
+}, redisbench.Peers...)
 
 // A shared decider keeps its quotas in a Redis server.
 type shared struct {
@@ -35,7 +35,7 @@ type shared struct {
 }
 
 // share opens d for a test.
-func share(t testing.TB, d peer.RedisDecider, addr string, q peer.Quota) shared {
+func share(t testing.TB, d redisbench.Decider, addr string, q redisbench.Quota) shared {
 	take, closer := d.New(addr, q)
 	t.Cleanup(closer)
 	return shared{d.Name, take}
@@ -125,38 +125,37 @@ func info(t testing.TB, s *redistest.Server, section, name string) float64 {
 
 // manyKeys is what is behind "10,000 keys".
 func manyKeys() []string {
-	if !*measuring {
-		return keys(100)
-	}
-	return keys(10_000)
+	return keys(size(10_000, 100))
 }
 
-// TestRedisDecisions compares the deciders under callers of whom each asks again
+// TestDecisions compares the deciders under callers of whom each asks again
 // as soon as it is answered, and then under as many that together ask half as
 // often as redis_rate could answer.
-func TestRedisDecisions(t *testing.T) {
+func TestDecisions(t *testing.T) {
 	many, s := manyKeys(), redistest.Start(t)
 	for _, w := range []struct {
-		workload
+		name    string
+		quota   redisbench.Quota
+		keys    []string
 		callers []int
 	}{
-		{workload{"hot key", peer.Plenty, many[:1], many[:1]}, []int{1, 64, 256}},
-		{workload{"10,000 keys", peer.Plenty, many, many}, []int{1, 64, 256}},
-		{workload{"denied", peer.Few, many[:1], many[:1]}, []int{64}},
+		{"hot key", redisbench.Plenty, many[:1], []int{1, 64, 256}},
+		{"10,000 keys", redisbench.Plenty, many, []int{1, 64, 256}},
+		{"denied", redisbench.Few, many[:1], []int{64}},
 	} {
 		t.Run(w.name, func(t *testing.T) {
 			s.Do("FLUSHALL", "SYNC")
 			var loads []pace.Load
-			for _, d := range redisDeciders {
-				loads = append(loads, share(t, d, s.Addr(), w.quota).warm(t, w.all).load(w.draws))
+			for _, d := range deciders {
+				loads = append(loads, share(t, d, s.Addr(), w.quota).warm(t, w.keys).load(w.keys))
 			}
 			for _, callers := range w.callers {
-				o := loadOptions(callers)
+				o := options(callers)
 				heats := press(t, s, fmt.Sprintf("%s, callers: %d", w.name, callers), o, loads...)
-				if callers == 1 || w.quota == peer.Few {
+				if callers == 1 || w.quota == redisbench.Few {
 					continue
 				}
-				reference := slices.IndexFunc(heats, func(h pace.Heat) bool { return h.Name == peer.RedisRate })
+				reference := slices.IndexFunc(heats, func(h pace.Heat) bool { return h.Name == redisbench.RedisRate })
 				half := pace.Median(heats[reference].Rate).Median / 2
 				o.Every = time.Duration(float64(callers) / half * float64(time.Second))
 				press(t, s, fmt.Sprintf("%s, callers: %d, together %.0f a second", w.name, callers, half), o, loads...)
@@ -165,39 +164,36 @@ func TestRedisDecisions(t *testing.T) {
 	}
 }
 
-// TestRedisAlone compares one caller of weir with one who calls the same script
+// TestAlone compares one caller of weir with one who calls the same script
 // and does nothing else.
-func TestRedisAlone(t *testing.T) {
+func TestAlone(t *testing.T) {
 	many, s := manyKeys(), redistest.Start(t)
 	for _, draws := range [][]string{many[:1], many} {
-		press(t, s, fmt.Sprintf("keys: %d, callers: 1", len(draws)), loadOptions(1),
-			share(t, redisDeciders[0], s.Addr(), peer.Plenty).warm(t, draws).load(draws),
-			share(t, redisSame, s.Addr(), peer.Plenty).warm(t, draws).load(draws))
+		press(t, s, fmt.Sprintf("keys: %d, callers: 1", len(draws)), options(1),
+			share(t, deciders[0], s.Addr(), redisbench.Plenty).warm(t, draws).load(draws),
+			share(t, same, s.Addr(), redisbench.Plenty).warm(t, draws).load(draws))
 	}
 }
 
-// TestRedisDistance compares the deciders on a server that is 1 ms away, there
+// TestDistance compares the deciders on a server that is 1 ms away, there
 // and back. The proxy that keeps it away runs in this process and takes its time
 // for each packet.
-func TestRedisDistance(t *testing.T) {
+func TestDistance(t *testing.T) {
 	many, s := manyKeys(), redistest.Start(t)
 	far := faultnet.New(t, s.Addr())
 	var loads []pace.Load
-	for _, d := range redisDeciders {
-		loads = append(loads, share(t, d, far.Addr(), peer.Plenty).warm(t, many).load(many))
+	for _, d := range deciders {
+		loads = append(loads, share(t, d, far.Addr(), redisbench.Plenty).warm(t, many).load(many))
 	}
 	far.Set(faultnet.Faults{Latency: time.Millisecond / 2})
-	press(t, s, "10,000 keys, 1 ms away, callers: 128", loadOptions(128), loads...)
+	press(t, s, "10,000 keys, 1 ms away, callers: 128", options(128), loads...)
 }
 
-// TestRedisRoundTrips counts what one decision of one caller takes: round trips
+// TestRoundTrips counts what one decision of one caller takes: round trips
 // by a proxy, commands and reads from a socket by the server, and time in round
 // trips of a PING when one takes 4 ms.
-func TestRedisRoundTrips(t *testing.T) {
-	n, timed := 1000, 50
-	if !*measuring {
-		n, timed = 200, 3
-	}
+func TestRoundTrips(t *testing.T) {
+	n, timed := size(1000, 200), size(50, 3)
 	draws := keys(100)
 	s := redistest.Start(t)
 	far := faultnet.New(t, s.Addr())
@@ -213,7 +209,7 @@ func TestRedisRoundTrips(t *testing.T) {
 		return pace.Median(times).Median
 	}
 	// count fails if weir takes more than most round trips.
-	count := func(d peer.RedisDecider, q peer.Quota, draws []string, most float64) {
+	count := func(d redisbench.Decider, q redisbench.Quota, draws []string, most float64) {
 		far.Set(faultnet.Faults{})
 		ask := share(t, d, far.Addr(), q).warm(t, draws).load(draws).Do
 		// Reading the counters counts, too.
@@ -239,28 +235,25 @@ func TestRedisRoundTrips(t *testing.T) {
 			t.Errorf("%s takes %v round trips a decision, want at most %v", d.Name, trips, most)
 		}
 	}
-	for _, d := range redisDeciders {
-		if d.Name != redisLease.Name {
-			count(d, peer.Plenty, draws, 1)
+	for _, d := range deciders {
+		if d.Name != leases.Name {
+			count(d, redisbench.Plenty, draws, 1)
 		}
 	}
-	count(redisLease, peer.Plenty, draws[:1], 0.02)
-	count(redisFive, peer.Plenty, draws, 1)
+	count(leases, redisbench.Plenty, draws[:1], 0.02)
+	count(five, redisbench.Plenty, draws, 1)
 	drained := slices.Repeat(draws[:1], 2) // the second time it is refused
-	count(redisWeir("weir, denied", redislimiter.Options{}), peer.Few, drained, 0)
+	count(weirWith("weir, denied", redislimiter.Options{}), redisbench.Few, drained, 0)
 }
 
-// TestRedisMemory fills the server with keys and asks it what they take.
-func TestRedisMemory(t *testing.T) {
-	all := keys(size(100_000))
-	if !*measuring {
-		all = all[:500]
-	}
+// TestMemory fills the server with keys and asks it what they take.
+func TestMemory(t *testing.T) {
+	all := keys(size(100_000, 500))
 	s := redistest.Start(t)
-	for _, d := range redisDeciders {
+	for _, d := range deciders {
 		s.Do("FLUSHALL", "SYNC")
 		const first = 100
-		d := share(t, d, s.Addr(), peer.Ten).warm(t, all[:1])
+		d := share(t, d, s.Addr(), redisbench.Ten).warm(t, all[:1])
 		d.fill(t, all[:first]) // scripts and connections are no keys
 		before := info(t, s, "memory", "used_memory")
 		d.fill(t, all[first:])
@@ -281,22 +274,19 @@ func TestRedisMemory(t *testing.T) {
 	}
 }
 
-// TestRedisExactness has 100 ask at once, by four clients, for a quota of 10 an
+// TestExactness has 100 ask at once, by four clients, for a quota of 10 an
 // hour: with the scripts loaded, and on a server that has none, as after a
 // restart.
-func TestRedisExactness(t *testing.T) {
-	times := 5
-	if !*measuring {
-		times = 1
-	}
-	for _, d := range redisDeciders {
-		if d.Name == redisSame.Name || d.Name == redisLease.Name {
+func TestExactness(t *testing.T) {
+	times := size(5, 1)
+	for _, d := range deciders {
+		if d.Name == same.Name || d.Name == leases.Name {
 			continue // one does not look at the answers, the other trades exactness
 		}
 		s := redistest.Start(t) // its own, for breakers
 		var clients [4]shared
 		for i := range clients {
-			clients[i] = share(t, d, s.Addr(), peer.Ten)
+			clients[i] = share(t, d, s.Addr(), redisbench.Ten)
 		}
 		var admitted [2][]string
 		for fresh := range admitted {

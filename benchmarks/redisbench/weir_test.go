@@ -1,6 +1,6 @@
 //go:build unix
 
-package benchmarks_test
+package redisbench_test
 
 import (
 	"context"
@@ -9,20 +9,20 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/goweir/weir/benchmarks/peer"
+	"github.com/goweir/weir/benchmarks/redisbench"
 	"github.com/goweir/weir/limiter"
 	"github.com/goweir/weir/limiter/redislimiter"
 )
 
-// redisPolicy is the quota of weir that corresponds to q.
-func redisPolicy(q peer.Quota) limiter.Policy {
+// policy is the quota of weir that corresponds to q.
+func policy(q redisbench.Quota) limiter.Policy {
 	limit, window, burst := q.Bucket()
 	return limiter.Policy{Name: "client", Limit: limit, Window: window, Burst: burst}
 }
 
-// redisLimiter returns a limiter with a client of its own, as another process
+// open returns a limiter with a client of its own, as another process
 // would have it.
-func redisLimiter(addr string, opts redislimiter.Options) (*redislimiter.Limiter, *redis.Client) {
+func open(addr string, opts redislimiter.Options) (*redislimiter.Limiter, *redis.Client) {
 	c := redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1, ContextTimeoutEnabled: true})
 	l, err := redislimiter.New(c, &opts)
 	if err != nil {
@@ -31,11 +31,11 @@ func redisLimiter(addr string, opts redislimiter.Options) (*redislimiter.Limiter
 	return l, c
 }
 
-// redisWeir is weir with such options.
-func redisWeir(name string, opts redislimiter.Options) peer.RedisDecider {
-	return peer.RedisDecider{Name: name, New: func(addr string, q peer.Quota) (func(string) (bool, error), func()) {
-		l, c := redisLimiter(addr, opts)
-		ctx, p := context.Background(), redisPolicy(q)
+// weirWith is weir with such options.
+func weirWith(name string, opts redislimiter.Options) redisbench.Decider {
+	return redisbench.Decider{Name: name, New: func(addr string, q redisbench.Quota) (func(string) (bool, error), func()) {
+		l, c := open(addr, opts)
+		ctx, p := context.Background(), policy(q)
 		return func(key string) (bool, error) {
 			r, err := l.Take(ctx, limiter.Charge{Policy: p, Key: key, Cost: 1})
 			return r.Allowed, err
@@ -43,16 +43,16 @@ func redisWeir(name string, opts redislimiter.Options) peer.RedisDecider {
 	}}
 }
 
-// redisLease takes 100 units in advance.
-var redisLease = redisWeir("weir, leases of 100", redislimiter.Options{
+// leases takes 100 units in advance.
+var leases = weirWith("weir, leases of 100", redislimiter.Options{
 	Prefix: "lease",
 	Lease:  func(limiter.Policy) int { return 100 },
 })
 
-// redisFive charges five quotas in one decision.
-var redisFive = peer.RedisDecider{Name: "weir, five limits", New: func(addr string, q peer.Quota) (func(string) (bool, error), func()) {
-	l, c := redisLimiter(addr, redislimiter.Options{Prefix: "five"})
-	ctx, p := context.Background(), redisPolicy(q)
+// five charges five quotas in one decision.
+var five = redisbench.Decider{Name: "weir, five limits", New: func(addr string, q redisbench.Quota) (func(string) (bool, error), func()) {
+	l, c := open(addr, redislimiter.Options{Prefix: "five"})
+	ctx, p := context.Background(), policy(q)
 	return func(key string) (bool, error) {
 		cs := make([]limiter.Charge, 5)
 		for i, name := range []string{"client", "user", "route", "tenant", "everyone"} {
@@ -65,19 +65,19 @@ var redisFive = peer.RedisDecider{Name: "weir, five limits", New: func(addr stri
 	}, func() { c.Close() }
 }}
 
-// redisSame asks the server by weir's own script, with the very arguments that
+// same asks the server by weir's own script, with the very arguments that
 // weir sends for one decision about the key, one by one: what a limiter with that
 // script would do if it did nothing else. It learns them when it is first asked
 // about a key, and does not look at the answers.
-var redisSame = peer.RedisDecider{Name: "the same script by plain EVALSHA", New: func(addr string, q peer.Quota) (func(string) (bool, error), func()) {
-	l, heard := redisLimiter(addr, redislimiter.Options{Prefix: "same"})
+var same = redisbench.Decider{Name: "the same script by plain EVALSHA", New: func(addr string, q redisbench.Quota) (func(string) (bool, error), func()) {
+	l, heard := open(addr, redislimiter.Options{Prefix: "same"})
 	h := new(hearing)
 	heard.AddHook(h)
 	plain := redis.NewClient(&redis.Options{Addr: addr})
 
 	var calls sync.Map
 	var learning sync.Mutex
-	ctx, p := context.Background(), redisPolicy(q)
+	ctx, p := context.Background(), policy(q)
 	return func(key string) (bool, error) {
 		args, ok := calls.Load(key)
 		if !ok {
