@@ -24,8 +24,8 @@ const (
 	// who comes then is one of many, and they all get on sooner together.
 	crowd = 8
 
-	// seats is how many questions share a flight. The server does nothing else
-	// meanwhile, for about a millisecond.
+	// seats is how many charges share a flight; one question may take more. The
+	// server does nothing else meanwhile, for about a millisecond.
 	seats = 256
 
 	// stalled is how long nobody boards until a further flight takes off: those
@@ -64,6 +64,9 @@ type line[Q any] struct {
 	// left. It is called by the goroutine of the flight.
 	forsaken func(qs []Q)
 
+	// size returns how many seats a question takes.
+	size func(q Q) int
+
 	mu       sync.Mutex
 	flights  int
 	underway int          // questions on those flights
@@ -77,6 +80,7 @@ type line[Q any] struct {
 // A ticket is one who queues or flies.
 type ticket[Q any] struct {
 	q        Q
+	size     int
 	deadline time.Time // zero: none
 	gone     bool      // from the queue; under line.mu
 	state    atomic.Uint32
@@ -92,8 +96,8 @@ const (
 	hasLeft
 )
 
-func newLine[Q any](fly func(context.Context, []Q) error, forsaken func([]Q)) *line[Q] {
-	return &line[Q]{fly: fly, forsaken: forsaken}
+func newLine[Q any](fly func(context.Context, []Q) error, forsaken func([]Q), size func(Q) int) *line[Q] {
+	return &line[Q]{fly: fly, forsaken: forsaken, size: size}
 }
 
 // ask returns when q is answered, or why it is not.
@@ -163,7 +167,7 @@ func (l *line[Q]) queueLocked(ctx context.Context, q Q) (*ticket[Q], error) {
 	if t == nil {
 		t = &ticket[Q]{landed: make(chan struct{}, 1)}
 	}
-	t.q = q
+	t.q, t.size = q, l.size(q)
 	t.deadline, _ = ctx.Deadline()
 	l.queue = append(l.queue, t)
 	if l.waitingLocked() == 1 {
@@ -220,12 +224,17 @@ func (l *line[Q]) watchLocked() {
 
 func (l *line[Q]) relieve() {
 	l.mu.Lock()
-	ok := l.waitingLocked() > 0 && l.flights < maxLanes
-	if ok {
+	fly := false
+	switch {
+	case l.waitingLocked() == 0:
+	case l.flights < maxLanes:
 		l.flights++
+		fly = true
+	default:
+		l.watchLocked()
 	}
 	l.mu.Unlock()
-	if ok {
+	if fly {
 		l.serve()
 	}
 }
@@ -287,21 +296,27 @@ func (l *line[Q]) serve() {
 
 // boardLocked moves the first of those who queue, as many as there are seats.
 func (l *line[Q]) boardLocked(now time.Time, aboard []*ticket[Q]) []*ticket[Q] {
-	for l.head < len(l.queue) && len(aboard) < seats {
+	for free := seats; l.head < len(l.queue); l.head++ {
 		t := l.queue[l.head]
-		l.queue[l.head] = nil
-		l.head++
-		if t.gone {
+		switch {
+		case t.gone:
 			l.gone--
-			continue
-		}
-		if !t.deadline.IsZero() && now.After(t.deadline) {
+		case !t.deadline.IsZero() && now.After(t.deadline):
 			t.gone = true // it has only not noticed yet
-			continue
+		default:
+			if free -= t.size; free < 0 && len(aboard) > 0 {
+				return l.boardedLocked(aboard)
+			}
+			t.state.Store(inFlight)
+			aboard = append(aboard, t)
 		}
-		t.state.Store(inFlight)
-		aboard = append(aboard, t)
+		l.queue[l.head] = nil
 	}
+	return l.boardedLocked(aboard)
+}
+
+// boardedLocked tidies up after a boarding.
+func (l *line[Q]) boardedLocked(aboard []*ticket[Q]) []*ticket[Q] {
 	switch rest := len(l.queue) - l.head; {
 	case rest == 0:
 		l.queue, l.head = l.queue[:0], 0
@@ -393,7 +408,7 @@ func (l *Limiter) lineOf(ctx context.Context, q *question) *line[*question] {
 	if found, ok := l.lines.Load(addr); ok {
 		return found.(*line[*question])
 	}
-	found, _ := l.lines.LoadOrStore(addr, newLine(l.fly, l.giveBack))
+	found, _ := l.lines.LoadOrStore(addr, newLine(l.fly, l.giveBack, (*question).size))
 	return found.(*line[*question])
 }
 
@@ -495,6 +510,9 @@ func (l *Limiter) pipeline(ctx context.Context, parts [][]*question, load bool) 
 	}
 	return again
 }
+
+// size returns how many charges the server must look at.
+func (q *question) size() int { return len(q.entries) }
 
 // A manifest says which questions of a flight are one: those that ask the same,
 // if nobody asked about their keys in between. The server is then asked once, as

@@ -32,9 +32,11 @@ func newTower(rtt time.Duration) *tower {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.forsaken = append(w.forsaken, qs...)
-	})
+	}, one)
 	return w
 }
+
+func one[Q any](Q) int { return 1 }
 
 func (w *tower) fly(ctx context.Context, qs []int) error {
 	w.mu.Lock()
@@ -104,7 +106,7 @@ func TestLoneQuestionFliesAtOnceWithItsOwnContext(t *testing.T) {
 			own++
 		}
 		return nil
-	}, nil)
+	}, nil, one)
 	for i := range 3 {
 		if err := l.ask(ctx, i); err != nil {
 			t.Fatal(err)
@@ -132,6 +134,28 @@ func TestQuestionsShareFlightsInArrivalOrder(t *testing.T) {
 		}
 		if w.most != lanes {
 			t.Errorf("%d flights at once, want %d", w.most, lanes)
+		}
+		w.idle(t)
+	})
+}
+
+// Large questions take many seats, but fly however large they are.
+func TestFlightIsBoundedBySize(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTower(time.Millisecond)
+		w.size = func(q int) int { return q }
+		var wg sync.WaitGroup
+		for _, q := range []int{1, 1, 100, 100, 56, 1, 300, 255, 1, 2} {
+			wg.Go(func() {
+				if err := w.ask(t.Context(), q); err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+		}
+		wg.Wait()
+		if got, want := fmt.Sprint(w.flights), "[[1] [1] [100 100 56] [1] [300] [255 1] [2]]"; got != want {
+			t.Errorf("flights %v, want %v", got, want)
 		}
 		w.idle(t)
 	})
@@ -406,6 +430,46 @@ func TestFlightsToAHungServerAreBounded(t *testing.T) {
 	})
 }
 
+// As many flights hang as there may be, and those that return in the end leave it
+// to others to fly, who never do: who waits then is seen to nevertheless.
+func TestWhoWaitsForHungFlightsIsSeenTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTower(0)
+		begin := time.Now()
+		const back = time.Second
+		w.hold = func(ctx context.Context, flight int) error {
+			switch {
+			case flight < lanes:
+				return pause(ctx, time.Minute)
+			case flight < maxLanes:
+				time.Sleep(back - time.Since(begin))
+				return nil
+			}
+			return pause(ctx, time.Millisecond)
+		}
+		var wg sync.WaitGroup
+		for i := range maxLanes {
+			wg.Go(func() { w.ask(t.Context(), i) })
+			time.Sleep(2 * stalled)
+		}
+		w.mu.Lock()
+		if w.most != maxLanes {
+			t.Errorf("%d flights are in the air, want %d", w.most, maxLanes)
+		}
+		w.mu.Unlock()
+		wg.Go(func() {
+			if err := w.ask(t.Context(), 100); err != nil {
+				t.Error(err)
+			}
+			if d := time.Since(begin); d > back+2*stalled {
+				t.Errorf("who waited was answered after %v, when a flight could have taken off at %v", d, back)
+			}
+		})
+		wg.Wait()
+		w.idle(t)
+	})
+}
+
 func TestQueueIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newTower(time.Minute) // as long as the test lasts
@@ -469,7 +533,7 @@ func TestLineUnderRace(t *testing.T) {
 			q.n.Add(1)
 		}
 		return nil
-	}, func(qs []*question) { forsaken.Add(int64(len(qs))) })
+	}, func(qs []*question) { forsaken.Add(int64(len(qs))) }, one)
 	const callers, times = 64, 300
 	var wg sync.WaitGroup
 	for g := range callers {

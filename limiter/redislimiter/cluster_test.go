@@ -110,6 +110,32 @@ func TestCluster(t *testing.T) {
 		}
 	})
 
+	t.Run("the same twice, undone", func(t *testing.T) {
+		for _, a := range algorithms {
+			for _, maxDelay := range []time.Duration{0, 1e6 * time.Hour} {
+				x.fresh(t, redislimiter.Options{})
+				full := charge(still("full", 1), "k", 1)
+				take(t, x.l, full)
+				at, _ := x.owner(t, full)
+				c := charge(with(a, 10, 1000*time.Hour), "", 2)
+				for i := 0; ; i++ {
+					c.Key = fmt.Sprint(i)
+					if s, _ := x.owner(t, c); s != at {
+						break
+					}
+				}
+				c.MaxDelay = maxDelay
+				again := c
+				again.Cost = 3
+				rs, err := x.l.TakeAll(t.Context(), []limiter.Charge{c, again, c, full})
+				if err != nil || rs[3].Allowed || !rs[1].Allowed || rs[1].Remaining != 10 {
+					t.Fatalf("%v: %+v, %v", a, rs, err)
+				}
+				remaining(t, x.l, charge(c.Policy, c.Key, 0), 10)
+			}
+		}
+	})
+
 	t.Run("undone when the caller has left", func(t *testing.T) {
 		x.fresh(t, redislimiter.Options{})
 		cs := x.apart(t, 3, 4)

@@ -280,23 +280,24 @@ func TestTrapLimiter36_ScriptsAreLost(t *testing.T) {
 	}
 }
 
-// A cutter is a proxy that passes on what is sent to a server and loses the
-// answers while it cuts.
+// A cutter is a proxy that passes on what is sent to a server, and when told to
+// loses the next answer with its connection.
 type cutter struct {
 	addr string
 	mu   sync.Mutex
 	cut  bool
 }
 
-func (c *cutter) lose(cut bool) {
+func (c *cutter) loseOne() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.cut = cut
+	c.cut = true
 }
 
 func (c *cutter) losing() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer func() { c.cut = false }()
 	return c.cut
 }
 
@@ -365,11 +366,10 @@ func TestNeverTwice(t *testing.T) {
 			p := still(t.Name(), 100)
 			take(t, far, charge(p, "k", 1)) // connects
 			for i := range 20 {
-				x.lose(true)
+				x.loseOne()
 				if _, err := far.Take(t.Context(), charge(p, "k", 1)); !errors.Is(err, redislimiter.ErrUnknown) {
 					t.Fatalf("Take without an answer = %v, want unknown", err)
 				}
-				x.lose(false)
 				take(t, far, charge(p, "k", 1))
 				remaining(t, near, charge(p, "k", 0), 100-1-2*(i+1))
 			}

@@ -69,6 +69,14 @@ func (x *tenant) Reset(ctx context.Context, c limiter.Charge) error {
 	return err
 }
 
+// stock returns how many units of a lease are there.
+func (x *tenant) stock(id quotaID) int {
+	s := x.ls.shardOf(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.leases[id].stock
+}
+
 func TestLeaseAsksOnceForManyDecisions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := lodge(limiter.NewMemory(nil), 100)
@@ -255,10 +263,9 @@ func TestLeasedUnitsGoBackIntoStock(t *testing.T) {
 		p := limiter.PerHour("p", 100)
 		c := limiter.Charge{Policy: p, Key: "k", Cost: 4}
 		id := x.ids.of(&c)
-		stock := func() int { return x.ls.shardOf(id).leases[id].stock }
 		want := func(what string, n int) {
 			t.Helper()
-			if got := stock(); got != n {
+			if got := x.stock(id); got != n {
 				t.Errorf("%s: %d in stock, want %d", what, got, n)
 			}
 		}
@@ -294,7 +301,7 @@ func TestStockIsNoMoreThanALease(t *testing.T) {
 		id := x.ids.of(&c)
 		want := func(what string, n int) {
 			t.Helper()
-			if got := x.ls.shardOf(id).leases[id].stock; got != n {
+			if got := x.stock(id); got != n {
 				t.Errorf("%s: %d in stock, want %d", what, got, n)
 			}
 		}

@@ -15,14 +15,14 @@
 //
 // Concurrent decisions share round trips and script calls. Who comes alone is
 // one plain EVALSHA of its own. Who comes while others are underway waits for
-// the next of them to return and goes with whoever came meanwhile, up to 256 in
-// one call, or on a cluster in one pipeline for each node. In it each is decided
-// for itself, in the order of arrival, and equal ones are asked once, as many
-// times. So a quota that everybody asks for costs little more than one that
-// nobody does. No decision waits for others to come; up to 65536 wait for those
-// underway (see [ErrCrowded]). A caller whose context ends leaves at once and
-// harms nobody: either it was not asked yet, or the error is [ErrUnknown], and
-// what was taken for it is given back when the answer comes.
+// the next of them to return and goes with whoever came meanwhile, up to 256
+// charges in one call, or on a cluster in one pipeline for each node. There each
+// is decided for itself, in the order of arrival, and equal ones are asked once,
+// as many times; so a quota that everybody asks for costs little more than one
+// that nobody does. No decision waits for others to come; up to 65536 wait for
+// those underway (see [ErrCrowded]). A caller whose context ends leaves at once
+// and harms nobody: either it was not asked yet, or the error is [ErrUnknown],
+// and what was taken for it is given back when the answer comes.
 //
 // A refusal says when it ends. Until then, and at most for a second, this
 // process repeats it without asking: see [Options.DenyCache]. With
@@ -220,7 +220,7 @@ func New(client redis.UniversalClient, opts *Options) (*Limiter, error) {
 		l.secret = append([]byte(nil), o.Secret...)
 		l.macs.New = newMAC(l.secret)
 	}
-	l.line = newLine(l.fly, l.giveBack)
+	l.line = newLine(l.fly, l.giveBack, (*question).size)
 	l.ids = newQuotaIDs()
 	l.denials = newDenials(cmp.Or(o.DenyCache, DefaultDenyCache), cmp.Or(o.DenyTime, DefaultDenyTime))
 	l.leases = newLeases(o.Lease, l.lease)
