@@ -12,14 +12,16 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// What [Dial] sets unless the URL says otherwise. A limiter that has to be waited
-// for is worse than none: all of them are short.
-const (
-	dialTimeout = time.Second
-	callTimeout = 500 * time.Millisecond // to write, to read, and to get a connection
-	poolSize    = 32                     // connections to each server
-	idle        = 2                      // of them ready
-)
+// What [Open] adds to a URL that does not say otherwise. A limiter that has to be
+// waited for is worse than none: all times are short.
+var parameters = map[string]string{
+	"max_retries":   "-1",
+	"dial_timeout":  "1s",
+	"read_timeout":  "500ms",
+	"write_timeout": "500ms",
+	"pool_timeout":  "500ms",
+	"pool_size":     "32", // to each server
+}
 
 const schemes = "redis:// and rediss:// (a server), unix:// (a socket), " +
 	"redis+cluster:// and rediss+cluster:// (more nodes by ?addr=host:port), " +
@@ -46,7 +48,7 @@ const schemes = "redis:// and rediss:// (a server), unix:// (a socket), " +
 // which does not answer as it should matches one of this package's, such as
 // [ErrUnreachable] or [ErrAuth].
 func Dial(ctx context.Context, rawURL string) (redis.UniversalClient, error) {
-	client, err := connect(rawURL)
+	client, err := Open(rawURL)
 	if err != nil {
 		return nil, err
 	}
@@ -73,42 +75,49 @@ func over(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// connect makes the client, without any I/O but what go-redis does in the
-// background.
-func connect(rawURL string) (redis.UniversalClient, error) {
+// Open returns the client that [Dial] returns, without asking the server: for
+// programs that begin their work even if it is away, see package failover.
+func Open(rawURL string) (redis.UniversalClient, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		// The error would quote the URL.
-		return nil, errors.New("redislimiter: Dial: this is no URL; allowed: " + schemes)
+		return nil, errors.New("redislimiter: Open: this is no URL; allowed: " + schemes)
 	}
 	fail := func(err error) (redis.UniversalClient, error) {
-		return nil, fmt.Errorf("redislimiter: Dial: %s", censor(err.Error(), u))
+		return nil, fmt.Errorf("redislimiter: Open: %s", censor(err.Error(), u))
 	}
 	base, mode, _ := strings.Cut(u.Scheme, "+")
 	switch {
 	case base != "redis" && base != "rediss" && !(base == "unix" && mode == ""):
-		return nil, fmt.Errorf("redislimiter: Dial: the scheme is %q; allowed: %s", u.Scheme, schemes)
+		return nil, fmt.Errorf("redislimiter: Open: the scheme is %q; allowed: %s", u.Scheme, schemes)
 	case u.Query().Has("max_retries") && u.Query().Get("max_retries") != "-1":
-		return nil, errors.New("redislimiter: Dial: max_retries is set; allowed: -1, because a charge must not be taken twice")
+		return nil, errors.New("redislimiter: Open: max_retries is set; allowed: -1, because a charge must not be taken twice")
 	}
 	plainURL := *u
 	plainURL.Scheme = base
+	query := u.Query()
+	for name, value := range parameters {
+		if !query.Has(name) {
+			query.Set(name, value)
+		}
+	}
+	plainURL.RawQuery = query.Encode()
 	switch mode {
 	case "":
 		o, err := redis.ParseURL(plainURL.String())
 		if err != nil {
 			return fail(err)
 		}
-		tune(&o.MaxRetries, &o.ContextTimeoutEnabled, &o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout, &o.PoolTimeout,
-			&o.DialerRetries, &o.PoolSize, &o.MinIdleConns, &o.DisableIdentity)
+		o.ContextTimeoutEnabled, o.DialerRetries = true, cmp.Or(o.DialerRetries, 1)
+		o.DisableIdentity = true // or the user needs another permission
 		return redis.NewClient(o), nil
 	case "cluster":
 		o, err := redis.ParseClusterURL(plainURL.String())
 		if err != nil {
 			return fail(err)
 		}
-		tune(&o.MaxRetries, &o.ContextTimeoutEnabled, &o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout, &o.PoolTimeout,
-			&o.DialerRetries, &o.PoolSize, &o.MinIdleConns, &o.DisableIdentity)
+		o.ContextTimeoutEnabled, o.DialerRetries = true, cmp.Or(o.DialerRetries, 1)
+		o.DisableIdentity = true // or the user needs another permission
 		return redis.NewClusterClient(o), nil
 	case "sentinel":
 		o, err := redis.ParseFailoverURL(plainURL.String())
@@ -116,23 +125,13 @@ func connect(rawURL string) (redis.UniversalClient, error) {
 			return fail(err)
 		}
 		if o.MasterName == "" {
-			return nil, errors.New("redislimiter: Dial: master_name is empty; a URL of sentinels needs one")
+			return nil, errors.New("redislimiter: Open: master_name is empty; a URL of sentinels needs one")
 		}
-		tune(&o.MaxRetries, &o.ContextTimeoutEnabled, &o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout, &o.PoolTimeout,
-			&o.DialerRetries, &o.PoolSize, &o.MinIdleConns, &o.DisableIdentity)
+		o.ContextTimeoutEnabled, o.DialerRetries = true, cmp.Or(o.DialerRetries, 1)
+		o.DisableIdentity = true // or the user needs another permission
 		return redis.NewFailoverClient(o), nil
 	}
-	return nil, fmt.Errorf("redislimiter: Dial: the scheme is %q; allowed: %s", u.Scheme, schemes)
-}
-
-// tune fills in what the URL has left open, and what it may not say.
-func tune(retries *int, deadlines *bool, dial, read, write, pool *time.Duration, dials, size, ready *int, anonymous *bool) {
-	*retries, *deadlines = -1, true
-	*dial = cmp.Or(*dial, dialTimeout)
-	*read, *write, *pool = cmp.Or(*read, callTimeout), cmp.Or(*write, callTimeout), cmp.Or(*pool, callTimeout)
-	*dials = cmp.Or(*dials, 1)
-	*size, *ready = cmp.Or(*size, poolSize), cmp.Or(*ready, idle)
-	*anonymous = true // or the user needs another permission
+	return nil, fmt.Errorf("redislimiter: Open: the scheme is %q; allowed: %s", u.Scheme, schemes)
 }
 
 // censor takes the secrets of u out of a message.

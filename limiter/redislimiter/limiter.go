@@ -35,8 +35,8 @@
 // callers wait for turns), a short string for a window, a sorted set with a
 // member for each event for a SlidingLog. A bucket takes 133 bytes of the memory
 // of Redis 7.0, all told. It expires when the quota is whole; what is not in use
-// takes no room. A key that has lost its time to live gets it
-// back from the next charge, granted or not.
+// takes no room. A key that has lost its time to live gets it back from the next
+// charge, granted or not.
 //
 // Names and Keys are hashed by SHA-256, with [Options.Secret] by HMAC: without
 // a secret somebody who can read the server's keys can find out whether a guess
@@ -44,17 +44,18 @@
 //
 // # Exactness
 //
-// Decisions are the same as those of [limiter.Memory] where Window divided by
-// Limit is a whole number of microseconds. Elsewhere a charge costs up to a
+// Time is counted in whole microseconds. Decisions are the same as those of
+// [limiter.Memory] where Window divided by Limit is a whole number of them.
+// Elsewhere a charge costs up to a
 // microsecond more, or 0.1 % where a unit lasts a millisecond or longer; a
 // Window counts as the next whole number of microseconds where units are counted
 // by windows. Never is more admitted. Prices and spans are cut down to 142
 // years, windows to 71 years, counted units to 2^52-1 (SlidingWindow: 2^37-1).
 //
 // When the server's clock is set back, what is stored seems to lie too far
-// ahead. It is cut down to a whole quota, so that nobody is locked out for
-// longer than that takes to come back; this may admit one burst too many for
-// every such change. Several processes may use different Limits and Bursts for
+// ahead. It is cut down to a whole quota, so that nobody is locked out for longer
+// than that takes to come back, give or take a twenty-fifth; this may admit one
+// burst too many for every such change. Several processes may use different Limits and Bursts for
 // the same Name and Key: each keeps its own, and none disturbs the others.
 //
 // # Failure
