@@ -7,9 +7,16 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/redis/go-redis/v9"
 )
+
+//go:embed clock.lua
+var clockText string
+
+//go:embed quick.lua
+var quickText string
 
 //go:embed state.lua
 var stateText string
@@ -26,16 +33,16 @@ var resetText string
 // A script is its text and the name that the server keeps it by.
 type script struct{ text, sha string }
 
-func newScript(body string) script {
-	text := stateText + body
+func newScript(parts ...string) script {
+	text := strings.Join(parts, "")
 	sum := sha1.Sum([]byte(text))
 	return script{text, hex.EncodeToString(sum[:])}
 }
 
 var (
-	decideScript = newScript(decideText)
-	refundScript = newScript(refundText)
-	resetScript  = newScript(resetText)
+	decideScript = newScript(clockText, quickText, stateText, decideText)
+	refundScript = newScript(clockText, stateText, refundText)
+	resetScript  = newScript(clockText, stateText, resetText)
 )
 
 // A call is one EVALSHA. go-redis asks it before it would send it again after a

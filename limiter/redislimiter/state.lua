@@ -22,19 +22,6 @@
 --
 -- A sliding log is a sorted set of events by the time when they leave, each
 -- named by its id and its cost; the score of '#' is minus the sum of their costs.
---
--- KEYS are the states, ARGV[1] is the time, or 0 for the server's.
-local call, sub, format, match = redis.call, string.sub, string.format, string.match
-local floor, ceil, min, max = math.floor, math.ceil, math.min, math.max
-
-local now = ARGV[1] + 0
-local client = now > 0
-if not client then
-  -- Once: two calls differ.
-  local t = call('TIME')
-  now = t[1] * 1000000 + t[2]
-end
-
 -- A number as it is in what was stored; what cannot be ours counts as nothing.
 local function number(s)
   local n = s and tonumber(s)
