@@ -14,6 +14,9 @@
 --     mark    bucket: its reach, and 't' behind it if the caller may wait
 --             log: the id of the event
 --
+-- or only 0: about the next of KEYS, once, and otherwise as the question before,
+-- which was about one bucket.
+--
 -- The answer is the time, and for each question how often it was granted, and
 -- for each of its charges the state after that:
 --

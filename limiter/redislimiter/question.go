@@ -31,6 +31,7 @@ type entry struct {
 	kind   kind
 	q      quota  // of a bucket
 	key    string // at the server
+	place  int    // of the key in a call
 	price  int64  // microseconds of a bucket, units of the others
 	most   int64  // see decide.lua
 	size   int64

@@ -164,7 +164,7 @@ func (l *Limiter) compose(qs []*question) message {
 		charges += len(q.entries)
 		for i := range q.entries {
 			e := &q.entries[i]
-			keys.place(e.key)
+			e.place = keys.place(e.key)
 			want += e.answers()
 			reads = reads && e.price == 0
 		}
@@ -175,18 +175,34 @@ func (l *Limiter) compose(qs []*question) message {
 		args = append(args, k)
 	}
 	args = append(args, l.clock())
+	var before *entry // that of the question before, if it is one bucket's
 	for _, q := range qs {
 		n := len(q.entries)
 		if q.times > 1 {
 			n += q.times << 20
 		}
+		if e := &q.entries[0]; n == 1 && before != nil && e.follows(before) {
+			args = append(args, 0)
+			before = e
+			continue
+		}
 		args = append(args, n)
 		for i := range q.entries {
 			e := &q.entries[i]
-			args = append(args, int64(keys.place(e.key))*4+int64(e.kind), e.price, e.most, e.size, e.mark)
+			args = append(args, int64(e.place)*4+int64(e.kind), e.price, e.most, e.size, e.mark)
+		}
+		before = nil
+		if len(q.entries) == 1 && q.entries[0].kind == bucket {
+			before = &q.entries[0]
 		}
 	}
 	return message{args, len(keys.all), want, reads}
+}
+
+// follows reports whether what is asked for e is what was asked for o, about the
+// next key.
+func (e *entry) follows(o *entry) bool {
+	return e.kind == bucket && e.place == o.place+1 && e.price == o.price && e.most == o.most && e.size == o.size && e.mark == o.mark
 }
 
 var errAnswer = errors.New("the answer is not what the script returns")
