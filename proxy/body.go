@@ -14,6 +14,7 @@ type body struct {
 	src   io.ReadCloser
 	watch *watch
 	begun bool // the header is out: ReverseProxy reads only then
+	ended bool // all of it was read
 	err   error
 }
 
@@ -22,7 +23,9 @@ func (b *body) Read(p []byte) (int, error) {
 	b.watch.await(answerTrack, upstreamSide)
 	n, err := b.src.Read(p)
 	b.watch.await(answerTrack, clientSide)
-	if err != nil && err != io.EOF {
+	if err == io.EOF {
+		b.ended = true
+	} else if err != nil {
 		b.err = err
 	}
 	return n, err

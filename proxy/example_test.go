@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log"
@@ -60,6 +61,36 @@ func Example() {
 	// Output:
 	// a: /v1/users?page=2 for 192.0.2.1
 	// b: /v1/users?page=2 for 192.0.2.1
+}
+
+// Upstreams that fail are left out for a while, and those that do not answer
+// health checks until they do.
+func ExampleProxy_CheckHealth() {
+	p, err := proxy.New(proxy.Config{
+		Upstreams:   []proxy.Upstream{{URL: "http://127.0.0.1:9001", Weight: 3}, {URL: "http://127.0.0.1:9002"}},
+		Balance:     proxy.LeastInFlight,
+		InFlight:    proxy.InFlight{Max: 200, Queue: 100},
+		Ejection:    proxy.Ejection{Failures: 5},
+		HealthCheck: proxy.HealthCheck{Path: "/healthz"},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	checked := make(chan error)
+	go func() { checked <- p.CheckHealth(ctx) }()
+
+	// ... serve requests ...
+
+	stop()
+	fmt.Println(<-checked)
+	for _, s := range p.Upstreams() {
+		fmt.Println(s.Name, s.Weight, s.InFlight, s.Down, s.EjectedFor)
+	}
+	// Output:
+	// context canceled
+	// http://127.0.0.1:9001 3 0 false 0s
+	// http://127.0.0.1:9002 1 0 false 0s
 }
 
 // All faults of a configuration are reported at once.

@@ -18,11 +18,15 @@ import (
 // context value, and is the ReverseProxy's transport: what ReverseProxy leaves
 // open is closed between the two.
 type exchange struct {
-	proxy    *Proxy
-	upstream *upstream
-	path     string // escaped, below the upstream's base
-	in       *http.Request
-	w        http.ResponseWriter // as ReverseProxy sees it
+	proxy *Proxy
+	path  string // escaped, below the upstream's base
+	in    *http.Request
+	w     http.ResponseWriter // as ReverseProxy sees it
+
+	upstream *upstream   // of the latest attempt; nil before the first
+	tried    []*upstream // by earlier ones
+	held     bool        // upstream counts this request
+	pending  ending
 
 	reverse   httputil.ReverseProxy
 	cancel    context.CancelCauseFunc // nil before RoundTrip
@@ -80,6 +84,7 @@ func (x *exchange) serve(w http.ResponseWriter) {
 // finish runs when ReverseProxy has returned (done) or panics.
 func (x *exchange) finish(done bool) {
 	x.watch.stop()
+	x.release()
 	if x.cancel != nil {
 		x.cancel(nil)
 	}
@@ -174,9 +179,6 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 // rewrite makes the outgoing request of the incoming one.
 func (x *exchange) rewrite(pr *httputil.ProxyRequest) {
 	out := pr.Out
-	if err := x.upstream.route(out.URL, x.path); err != nil {
-		panic(err) // the path comes from EscapedPath, which unescapes
-	}
 	if !x.proxy.cfg.PreserveHost {
 		out.Host = ""
 	}
@@ -185,8 +187,21 @@ func (x *exchange) rewrite(pr *httputil.ProxyRequest) {
 	x.forwarded.set(out.Header, pr.In, x.proxy.cfg.Trust)
 }
 
-// RoundTrip is one attempt to get an answer from the upstream.
+// RoundTrip is called once by ReverseProxy.
 func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
+	if err := x.acquire(); err != nil {
+		return nil, err
+	}
+	res, err := x.send(out)
+	x.judge(res, err)
+	return res, err
+}
+
+// send is one attempt to get an answer from the upstream.
+func (x *exchange) send(out *http.Request) (*http.Response, error) {
+	if err := x.upstream.route(out.URL, x.path); err != nil {
+		panic(err) // the path comes from EscapedPath, which unescapes
+	}
 	// The context is made from the incoming request's, not from out's, to leave
 	// ReverseProxy's trace hook behind: see informer.
 	ctx, cancel := context.WithCancelCause(x.in.Context())
