@@ -3,9 +3,9 @@ package proxy
 import (
 	"context"
 	"errors"
+	"math"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -14,20 +14,23 @@ import (
 
 // unavailable is why a request was sent to no upstream.
 type unavailable struct {
-	reason string
+	reason Reason
 	after  time.Duration // when it may be otherwise
 }
 
-func (e *unavailable) Error() string { return "proxy: " + e.reason }
-
-// retryAfter is the value of the field, RFC 9110 section 10.2.3.
-func (e *unavailable) retryAfter() string {
-	return strconv.FormatInt(max(1, int64((e.after+time.Second-1)/time.Second)), 10)
+func (e *unavailable) Error() string {
+	switch e.reason {
+	case Open:
+		return "breaker is open"
+	case Busy:
+		return "too many requests under way"
+	}
+	return "no upstream can be used"
 }
 
 var (
-	errNoUpstream = &unavailable{reason: "no upstream can be used"}
-	errBusy       = &unavailable{reason: "too many requests under way"}
+	errNoUpstream = &unavailable{reason: NoUpstream}
+	errBusy       = &unavailable{reason: Busy}
 )
 
 // acquire chooses the upstream of the next attempt, and takes a place there.
@@ -41,22 +44,40 @@ func (x *exchange) acquire() error {
 		c := pool.choose(p.cfg.Balance, p.cfg.Key, x.in, candidates)
 		up := pool.upstreams[candidates[c]]
 		if up.line == nil || up.line.TryAcquire(0, 1) {
-			x.hold(up)
-			return nil
-		}
-		if first == nil {
+			if x.hold(up) {
+				return nil
+			}
+		} else if first == nil {
 			first = up
 		}
 		candidates = slices.Delete(candidates, c, c+1)
 	}
 	if first == nil {
-		return errNoUpstream
+		return pool.refusal()
 	}
 	if err := x.wait(first); err != nil {
 		return err
 	}
-	x.hold(first)
+	if !x.hold(first) {
+		return pool.refusal()
+	}
 	return nil
+}
+
+// refusal says why there is nobody to send a request to.
+func (p *pool) refusal() error {
+	open := false
+	after := time.Duration(math.MaxInt64)
+	for _, up := range p.upstreams {
+		if up.breaker != nil && !up.health.down.Load() {
+			open = true
+			after = min(after, up.breaker.wait())
+		}
+	}
+	if !open {
+		return errNoUpstream
+	}
+	return &unavailable{Open, after}
 }
 
 // wait takes a place in the upstream's line.
@@ -70,26 +91,44 @@ func (x *exchange) wait(up *upstream) error {
 	return err
 }
 
-func (x *exchange) hold(up *upstream) {
-	x.upstream, x.held = up, true
+// hold makes up the upstream of the next attempt, if its breaker agrees. A place
+// in its line was taken.
+func (x *exchange) hold(up *upstream) bool {
+	var t *ticket
+	if up.breaker != nil {
+		if t = up.breaker.allow(); t == nil {
+			if up.line != nil {
+				up.line.Release(1)
+			}
+			return false
+		}
+	}
+	x.upstream, x.ticket, x.held = up, t, true
 	up.inFlight.Add(1)
+	return true
 }
 
 // judge says what an attempt tells of its upstream so far.
 func (x *exchange) judge(res *http.Response, err error) {
+	if !x.proxy.judges {
+		return
+	}
+	o := noSign
 	switch {
-	case !x.proxy.judges:
 	case err != nil:
-		x.note(x.blame(err))
+		o = x.blame(err)
 	case failed(res.StatusCode):
-		x.note(failure)
+		o = failure
 	case res.StatusCode == http.StatusSwitchingProtocols, res.Body == http.NoBody:
-		x.note(success)
+		o = success
 	case isEventStream(res):
-		x.note(success) // it may last for days
-		x.pending = brokenOnly
+		o, x.pending = success, brokenOnly // it may last for days
 	default:
 		x.pending = anyEnd
+	}
+	x.proxy.note(x.upstream, o)
+	if x.ticket != nil {
+		x.ticket.header(o, x.pending == anyEnd)
 	}
 }
 
@@ -102,16 +141,22 @@ func (x *exchange) blame(err error) outcome {
 	return noSign
 }
 
-// judgeEnd is judge for the end of an answer that has begun.
+// judgeEnd is judge for the end of an answer that has begun, and of an attempt
+// that ended in a panic.
 func (x *exchange) judgeEnd() {
+	o := noSign
 	switch {
 	case x.pending == noEnd:
 	case x.body.err != nil && x.idle != errClientIdle && x.in.Context().Err() == nil:
-		x.note(failure)
+		o = failure
 	case x.body.ended && x.pending == anyEnd:
-		x.note(success)
+		o = success
 	}
 	x.pending = noEnd
+	x.proxy.note(x.upstream, o)
+	if x.ticket != nil {
+		x.ticket.end(o)
+	}
 }
 
 // An ending says which ends of an answer still tell something of the upstream.
@@ -122,8 +167,6 @@ const (
 	anyEnd            // whole, or broken off
 	brokenOnly        // the answer was counted as a good one
 )
-
-func (x *exchange) note(o outcome) { x.proxy.note(x.upstream, o) }
 
 // release gives the place of the latest attempt back.
 func (x *exchange) release() {

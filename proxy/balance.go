@@ -44,7 +44,7 @@ type pool struct {
 // tried come only if there is no other.
 func (p *pool) usable(buf []int, tried []*upstream) []int {
 	if len(p.upstreams) == 1 {
-		if p.upstreams[0].health.down.Load() {
+		if up := p.upstreams[0]; up.health.down.Load() || up.breaker.isOpen() {
 			return buf
 		}
 		return append(buf, 0)
@@ -52,7 +52,7 @@ func (p *pool) usable(buf []int, tried []*upstream) []int {
 	now := time.Now()
 	for _, want := range [...]struct{ ejected, tried bool }{{false, false}, {false, true}, {true, false}, {true, true}} {
 		for i, up := range p.upstreams {
-			if !up.health.down.Load() && up.health.ejected(now) == want.ejected && slices.Contains(tried, up) == want.tried {
+			if !up.health.down.Load() && up.health.ejected(now) == want.ejected && slices.Contains(tried, up) == want.tried && !up.breaker.isOpen() {
 				buf = append(buf, i)
 			}
 		}

@@ -39,10 +39,23 @@ type upload struct {
 	src     io.ReadCloser
 	watch   *watch
 	reading chan struct{} // holds one element while src is read
+	state   atomic.Int32  // fresh, touched or sealed
 	stopped atomic.Bool
 	closed  atomic.Bool
 	ended   atomic.Bool           // all of it was read
 	err     atomic.Pointer[error] // why it failed, unless closed before
+}
+
+const (
+	fresh   = iota // nobody has begun to read it
+	touched        // somebody has
+	sealed         // nobody has, and nobody can any more
+)
+
+// untouched reports whether nothing of src was read, and sees to it that nothing
+// is read by this upload later.
+func (u *upload) untouched() bool {
+	return u.state.CompareAndSwap(fresh, sealed) || u.state.Load() == sealed
 }
 
 var errStopped = errors.New("the exchange has ended")
@@ -50,7 +63,10 @@ var errStopped = errors.New("the exchange has ended")
 func (u *upload) Read(p []byte) (int, error) {
 	u.reading <- struct{}{}
 	defer func() { <-u.reading }()
-	if u.stopped.Load() {
+	if u.stopped.Load() || u.closed.Load() {
+		return 0, errStopped
+	}
+	if !u.state.CompareAndSwap(fresh, touched) && u.state.Load() == sealed {
 		return 0, errStopped
 	}
 	u.watch.await(requestTrack, clientSide)
@@ -69,9 +85,11 @@ func (u *upload) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Close does not close src, because another attempt or the fallback may want
+// it. The server does.
 func (u *upload) Close() error {
 	u.closed.Store(true)
-	return u.src.Close()
+	return nil
 }
 
 // unfinished reports whether the client may still be sending.

@@ -39,6 +39,22 @@ type Config struct {
 	// value takes out none.
 	Ejection Ejection
 
+	// Breaker stops sending requests to an upstream of which too many fail. The
+	// zero value is none.
+	Breaker Breaker
+
+	// Fallback answers in place of an upstream that is not asked, cannot be
+	// reached, gives no valid answer or none in time, or answers with 500, 502,
+	// 503 or 504, as long as nothing was sent to the client. It finds out why by
+	// [CauseFrom]. Errors of the client's are never its business. If an upstream
+	// has read from the body of the request, the fallback cannot any more.
+	//
+	// [FixedAnswer] and [Stale] are made for it, and so is another Proxy, which
+	// takes no request that might be executed twice and answers like [Problem]
+	// then. Nil: Problem answers, and an upstream's own answers are passed on
+	// whatever their status.
+	Fallback http.Handler
+
 	// HealthCheck is for [Proxy.CheckHealth], which whoever wants it must call.
 	HealthCheck HealthCheck
 
@@ -236,6 +252,7 @@ func (cfg *Config) resolve() (strip prefix, faults []error) {
 	cfg.InFlight.resolve(fault)
 	cfg.Ejection.resolve(fault)
 	cfg.HealthCheck.resolve(fault)
+	cfg.Breaker.resolve(fault)
 	strip, err := parsePrefix(cfg.StripPrefix)
 	if err != nil {
 		fault("StripPrefix %q: %w", cfg.StripPrefix, err)

@@ -61,6 +61,9 @@ func (x *exchange) status(err error) int {
 	if _, ok := errors.AsType[*unavailable](err); ok {
 		return http.StatusServiceUnavailable
 	}
+	if answer, ok := errors.AsType[*badStatus](err); ok {
+		return answer.status
+	}
 	switch {
 	case errors.Is(err, errClientIdle):
 		return http.StatusRequestTimeout
@@ -110,12 +113,23 @@ func (x *exchange) fail(w http.ResponseWriter, _ *http.Request, err error) {
 	if status == http.StatusRequestTimeout && x.in.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close") // RFC 9110 section 15.5.9
 	}
-	if u, ok := errors.AsType[*unavailable](err); ok {
-		w.Header().Set("Retry-After", u.retryAfter())
+	cause := x.cause(status, err)
+	if cause.Reason == 0 {
+		cause.write(w)
+		return
 	}
-	d := details[status]
-	d.Status = status
-	problem.Write(w, d)
+	x.watch.stop()
+	x.fellBack = true
+	r := x.in
+	if x.upload != nil {
+		if x.upload.untouched() {
+			x.upload = nil // the fallback's now
+		} else {
+			r = r.WithContext(r.Context())
+			r.Body = usedBody{}
+		}
+	}
+	x.proxy.fallBack(w, r, cause)
 }
 
 // logCut logs why an answer was broken off.

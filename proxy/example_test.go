@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/netip"
 	"net/url"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/goweir/weir/clientip"
@@ -91,6 +94,87 @@ func ExampleProxy_CheckHealth() {
 	// context canceled
 	// http://127.0.0.1:9001 3 0 false 0s
 	// http://127.0.0.1:9002 1 0 false 0s
+}
+
+// While the upstream is down, clients get the last good answer if there is one,
+// and an error otherwise. An operator can do the same by hand.
+func ExampleStale() {
+	var down atomic.Bool
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if down.Load() {
+			w.WriteHeader(http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Cache-Control", "max-age=10, stale-if-error=3600")
+		io.WriteString(w, "prices of today")
+	}))
+	defer upstream.Close()
+
+	stale, err := proxy.NewStale(nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	p, err := proxy.New(proxy.Config{
+		Upstreams: []proxy.Upstream{{URL: upstream.URL}},
+		Breaker:   proxy.Breaker{FailureRatio: 0.5},
+		Fallback:  stale,
+		ErrorLog:  slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer p.CloseIdleConnections()
+	h := stale.Middleware(p)
+
+	show := func(what, target string) {
+		rec := httptest.NewRecorder()
+		h.ServeHTTP(rec, httptest.NewRequest("GET", target, nil))
+		fmt.Printf("%s: %d, aged %q\n", what, rec.Code, rec.Header().Get("Age"))
+	}
+	show("up", "/prices")
+	down.Store(true)
+	show("down", "/prices")
+	show("never seen", "/news")
+	down.Store(false)
+	p.ForceFallback(true)
+	show("forced", "/prices")
+	p.ForceFallback(false)
+	show("and back", "/prices")
+	// Output:
+	// up: 200, aged ""
+	// down: 200, aged "0"
+	// never seen: 500, aged ""
+	// forced: 200, aged "0"
+	// and back: 200, aged ""
+}
+
+// A fallback that tells programs from browsers, and an answer of its own from
+// what is merely in the way.
+func ExampleCauseFrom() {
+	page := proxy.FixedAnswer(503, http.Header{"Content-Type": {"text/html"}}, []byte("<h1>Back soon</h1>"))
+	fallback := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		cause, _ := proxy.CauseFrom(r.Context())
+		fmt.Println(cause.Reason, cause.Status, cause.Sent)
+		if strings.Contains(r.Header.Get("Accept"), "text/html") {
+			page.ServeHTTP(w, r)
+			return
+		}
+		proxy.Problem(w, r)
+	})
+	p, err := proxy.New(proxy.Config{
+		Upstreams: []proxy.Upstream{{URL: "http://127.0.0.1:1"}}, // nobody is there
+		Fallback:  fallback,
+		ErrorLog:  slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	rec := httptest.NewRecorder()
+	p.ServeHTTP(rec, httptest.NewRequest("GET", "/", nil))
+	fmt.Println(rec.Code, rec.Header().Get("Content-Type"))
+	// Output:
+	// unreachable 502 false
+	// 502 application/problem+json
 }
 
 // All faults of a configuration are reported at once.

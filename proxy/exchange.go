@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/http/httputil"
@@ -27,6 +28,9 @@ type exchange struct {
 	tried    []*upstream // by earlier ones
 	held     bool        // upstream counts this request
 	pending  ending
+	ticket   *ticket // nil without a breaker
+	sent     bool    // an upstream may have got the request
+	fellBack bool
 
 	reverse   httputil.ReverseProxy
 	cancel    context.CancelCauseFunc // nil before RoundTrip
@@ -96,6 +100,9 @@ func (x *exchange) finish(done bool) {
 		if t.writer.Hijacked() {
 			return
 		}
+	}
+	if x.fellBack && !done {
+		return // the handler that answered has broken off, and has seen to it
 	}
 	rc := http.NewResponseController(innermost(x.w))
 	if !done && x.body.begun {
@@ -193,8 +200,21 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	res, err := x.send(out)
+	x.sent = x.sent || !isDialError(err)
 	x.judge(res, err)
+	if err == nil && x.proxy.cfg.Fallback != nil && failed(res.StatusCode) {
+		res.Body.Close()
+		x.body = body{}
+		return nil, &badStatus{res.StatusCode}
+	}
 	return res, err
+}
+
+// isDialError reports whether no connection was made, so that the upstream
+// cannot have heard of the request.
+func isDialError(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "dial"
 }
 
 // send is one attempt to get an answer from the upstream.

@@ -28,8 +28,8 @@
 //	500     the upstream agreed to an upgrade, but a ResponseWriter in front has no Hijack
 //	502     the upstream cannot be reached, or its answer is not valid HTTP,
 //	        too large in its header, or changes the protocol unasked
-//	503     no upstream can be used, or the bound on requests in flight is
-//	        reached; Retry-After says when to come again
+//	503     no upstream can be used, its breaker is open, or the bound on
+//	        requests in flight is reached; Retry-After says when to come again
 //	504     a time limit of dialing, TLS, the header, or the request's body passed
 //
 // After the header was sent there is no status to give: the answer is broken
@@ -50,9 +50,18 @@
 //   - Config.HealthCheck and [Proxy.CheckHealth] ask. They see what fails before
 //     any request does, and that it is well again.
 //   - Config.InFlight keeps a slow upstream from collecting requests without end.
+//   - Config.Breaker lets an upstream rest of which too many requests fail.
 //
 // [Proxy.SetUpstreams] replaces the list while requests are under way, and
 // [Proxy.Upstreams] shows what is known of each.
+//
+// # When no upstream can serve
+//
+// Config.Fallback is a handler that answers in their place, as long as nothing
+// was sent, and learns why from [CauseFrom]. [FixedAnswer] is one, a [Stale] with
+// the last good answers another, and so is a second Proxy, which takes over what
+// cannot be executed twice. [Proxy.ForceFallback] switches to it by hand, and
+// back.
 //
 // # Where it stands
 //
@@ -82,6 +91,7 @@ type Proxy struct {
 
 	pool      atomic.Pointer[pool]
 	replacing sync.Mutex // of pool
+	forced    atomic.Bool
 	ejecting  sync.Mutex
 	checking  sync.Mutex
 
@@ -101,13 +111,16 @@ func New(cfg Config) (*Proxy, error) {
 		strip:   strip,
 		discard: log.New(io.Discard, "", 0),
 	}
+	if faults != nil {
+		p.cfg.InFlight, p.cfg.Breaker = InFlight{}, Breaker{} // they may be what is wrong
+	}
 	pool, wrong := p.newPool(cfg.Upstreams, nil)
 	faults = append(wrong, faults...)
 	p.pool.Store(pool)
 	p.cfg.Upstreams = nil // they change
 	p.base = newConnections(&p.cfg)
 	p.transport = p.base
-	p.judges = cfg.Ejection.Failures > 0
+	p.judges = cfg.Ejection.Failures > 0 || cfg.Breaker.FailureRatio > 0
 	if cfg.WrapTransport != nil {
 		if p.transport = cfg.WrapTransport(p.base); p.transport == nil {
 			faults = append(faults, errNilTransport)
@@ -126,6 +139,14 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path, refused := p.check(r)
 	if refused != nil {
 		refused.write(w, r)
+		return
+	}
+	if cause, ok := r.Context().Value(causeKey{}).(*Cause); ok && !mayRepeat(r, cause) {
+		cause.write(w)
+		return
+	}
+	if p.forced.Load() {
+		p.fallBack(w, r, &Cause{Reason: Forced, Status: http.StatusServiceUnavailable})
 		return
 	}
 	x := &exchange{proxy: p, in: r, path: path}

@@ -23,6 +23,7 @@ type upstream struct {
 
 	inFlight atomic.Int64
 	line     *fifo.Line // nil: no bound
+	breaker  *breaker   // nil: none
 	health   health
 }
 
@@ -63,8 +64,13 @@ func (p *Proxy) newPool(list []Upstream, old *pool) (next *pool, faults []error)
 		listed[up.name] = true
 		if kept := byName[up.name]; kept != nil {
 			up = kept
-		} else if p.cfg.InFlight.Max > 0 {
-			up.line = fifo.New(p.cfg.InFlight.Max, p.cfg.InFlight.Queue, 1)
+		} else {
+			if p.cfg.InFlight.Max > 0 {
+				up.line = fifo.New(p.cfg.InFlight.Max, p.cfg.InFlight.Queue, 1)
+			}
+			if p.cfg.Breaker.FailureRatio > 0 {
+				up.breaker = newBreaker(&p.cfg.Breaker, p.logBreaker(up))
+			}
 		}
 		next.upstreams = append(next.upstreams, up)
 		next.weights = append(next.weights, max(u.Weight, 1))
@@ -104,6 +110,7 @@ type UpstreamState struct {
 	Waiting    int           // requests that wait for it (Config.InFlight)
 	Down       bool          // by CheckHealth
 	EjectedFor time.Duration // what is left of an ejection; 0: not ejected
+	Breaker    BreakerState
 }
 
 // Upstreams returns the state of all upstreams, in the order of the list. It is
@@ -121,6 +128,7 @@ func (p *Proxy) Upstreams() []UpstreamState {
 		}
 		s.Down = up.health.down.Load()
 		s.EjectedFor = up.health.ejectedFor(now)
+		s.Breaker = up.breaker.public()
 	}
 	return states
 }

@@ -8,4 +8,6 @@ require (
 	github.com/goweir/weir v0.0.0
 )
 
+require github.com/sony/gobreaker/v2 v2.4.0 // indirect
+
 replace github.com/goweir/weir => ../..
