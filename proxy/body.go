@@ -38,6 +38,8 @@ func (b *body) Close() error { return b.src.Close() }
 type upload struct {
 	src     io.ReadCloser
 	watch   *watch
+	replay  *replay       // nil: nothing is kept
+	at      int           // how much was read, with a replay
 	reading chan struct{} // holds one element while src is read
 	state   atomic.Int32  // fresh, touched or sealed
 	stopped atomic.Bool
@@ -70,7 +72,7 @@ func (u *upload) Read(p []byte) (int, error) {
 		return 0, errStopped
 	}
 	u.watch.await(requestTrack, clientSide)
-	n, err := u.src.Read(p)
+	n, err := u.read(p)
 	if err == nil {
 		u.watch.await(requestTrack, upstreamSide)
 		return n, nil
@@ -82,6 +84,15 @@ func (u *upload) Read(p []byte) (int, error) {
 		failure := err // a copy: the address of err would cost every Read an allocation
 		u.err.CompareAndSwap(nil, &failure)
 	}
+	return n, err
+}
+
+func (u *upload) read(p []byte) (int, error) {
+	if u.replay == nil {
+		return u.src.Read(p)
+	}
+	n, err := u.replay.read(u.src, u.at, p)
+	u.at += n
 	return n, err
 }
 

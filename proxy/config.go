@@ -43,6 +43,9 @@ type Config struct {
 	// zero value is none.
 	Breaker Breaker
 
+	// Retries send requests again where that cannot hurt. The zero value does not.
+	Retries Retries
+
 	// Fallback answers in place of an upstream that is not asked, cannot be
 	// reached, gives no valid answer or none in time, or answers with 500, 502,
 	// 503 or 504, as long as nothing was sent to the client. It finds out why by
@@ -253,6 +256,7 @@ func (cfg *Config) resolve() (strip prefix, faults []error) {
 	cfg.Ejection.resolve(fault)
 	cfg.HealthCheck.resolve(fault)
 	cfg.Breaker.resolve(fault)
+	cfg.Retries.resolve(fault)
 	strip, err := parsePrefix(cfg.StripPrefix)
 	if err != nil {
 		fault("StripPrefix %q: %w", cfg.StripPrefix, err)

@@ -122,7 +122,7 @@ func (x *exchange) fail(w http.ResponseWriter, _ *http.Request, err error) {
 	x.fellBack = true
 	r := x.in
 	if x.upload != nil {
-		if x.upload.untouched() {
+		if x.upload.untouched() && x.upload.replay.empty() {
 			x.upload = nil // the fallback's now
 		} else {
 			r = r.WithContext(r.Context())

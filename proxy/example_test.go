@@ -96,6 +96,43 @@ func ExampleProxy_CheckHealth() {
 	// http://127.0.0.1:9002 1 0 false 0s
 }
 
+// A request that an upstream has not got, or may get twice, is sent to the next
+// one. An order is not.
+func ExampleRetries() {
+	broken := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Println("broken:", r.Method)
+		panic(http.ErrAbortHandler)
+	}))
+	defer broken.Close()
+	sound := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Println("sound:", r.Method)
+	}))
+	defer sound.Close()
+
+	p, err := proxy.New(proxy.Config{
+		Upstreams: []proxy.Upstream{{URL: broken.URL}, {URL: sound.URL}},
+		Retries:   proxy.Retries{Max: 1, Statuses: []int{502, 503, 504}, Budget: 1},
+		ErrorLog:  slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer p.CloseIdleConnections()
+	for _, method := range []string{"GET", "GET", "POST"} {
+		rec := httptest.NewRecorder()
+		p.ServeHTTP(rec, httptest.NewRequest(method, "/order", nil))
+		fmt.Println(rec.Code)
+	}
+	// Output:
+	// broken: GET
+	// sound: GET
+	// 200
+	// sound: GET
+	// 200
+	// broken: POST
+	// 502
+}
+
 // While the upstream is down, clients get the last good answer if there is one,
 // and an error otherwise. An operator can do the same by hand.
 func ExampleStale() {

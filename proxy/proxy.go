@@ -51,6 +51,8 @@
 //     any request does, and that it is well again.
 //   - Config.InFlight keeps a slow upstream from collecting requests without end.
 //   - Config.Breaker lets an upstream rest of which too many requests fail.
+//   - Config.Retries send a request that failed to another upstream, if that
+//     cannot execute anything twice, and within a budget.
 //
 // [Proxy.SetUpstreams] replaces the list while requests are under way, and
 // [Proxy.Upstreams] shows what is known of each.
@@ -92,6 +94,7 @@ type Proxy struct {
 	pool      atomic.Pointer[pool]
 	replacing sync.Mutex // of pool
 	forced    atomic.Bool
+	budget    budget // of retries
 	ejecting  sync.Mutex
 	checking  sync.Mutex
 
