@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/goweir/weir/proxy"
 )
@@ -88,6 +89,13 @@ func BenchmarkServeHTTP(b *testing.B) {
 			}
 		}, "http://upstream")
 	}
+	stale := func(h http.Handler) http.Handler {
+		s, err := proxy.NewStale(&proxy.StaleOptions{MaxStale: time.Hour})
+		if err != nil {
+			b.Fatal(err)
+		}
+		return s.Middleware(h)
+	}
 	for _, bb := range []struct {
 		name string
 		h    http.Handler
@@ -105,6 +113,7 @@ func BenchmarkServeHTTP(b *testing.B) {
 		{"Proxy-breaker", over(func(cfg *proxy.Config) { cfg.Breaker.FailureRatio = 0.5 })},
 		{"Proxy-retries", over(func(cfg *proxy.Config) { cfg.Retries = proxy.Retries{Max: 2, Statuses: []int{503}, MaxBody: 1 << 16} })},
 		{"Proxy-fallback", over(func(cfg *proxy.Config) { cfg.Fallback = proxy.FixedAnswer(503, nil, nil) })},
+		{"Proxy-stale", stale(over(nil))},
 		{"Proxy-refused", over(func(cfg *proxy.Config) { cfg.StripPrefix = "/other" })},
 	} {
 		b.Run(bb.name, func(b *testing.B) {
