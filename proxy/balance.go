@@ -10,11 +10,13 @@ import (
 )
 
 // A Balance is how an upstream is chosen among those that can be used. Each way
-// gives an upstream a share that is proportional to its Weight.
+// gives an upstream a share that is proportional to its Weight. A choice looks at
+// all upstreams; with one there is none.
 type Balance uint8
 
 const (
-	// RoundRobin takes them in turn. It suits requests that cost about the same.
+	// RoundRobin takes them in turn, and costs a lock. It suits requests that cost
+	// about the same.
 	RoundRobin Balance = iota
 
 	// LeastInFlight draws two at random and takes the one with fewer requests

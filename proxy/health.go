@@ -20,7 +20,8 @@ import (
 // failure. The zero value ejects nobody.
 //
 // It is decided by requests alone and costs a lock a request. It never leaves
-// nobody: if all others are out, ejected upstreams are used.
+// nobody: if all others are out, ejected upstreams are used. Clients that can
+// make an upstream answer with 500 can have it ejected; Share bounds that.
 type Ejection struct {
 	_ [0]func() // keyed literals only: fields will be added
 
