@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -224,4 +225,37 @@ func TestProblem(t *testing.T) {
 		res := rec.Result()
 		problemOf(t, res, rec.Code)
 	}
+}
+
+// A fallback that takes over while the client is still sending gets through to
+// it, and leaves nothing behind.
+func TestFallbackDuringUpload(t *testing.T) {
+	noLeaks(t)
+	silent := script(t, func(c *net.TCPConn, _ *bufio.Reader, _ *http.Request) { c.SetReadBuffer(1024); time.Sleep(time.Second) })
+	p := newProxy(t, func(cfg *proxy.Config) {
+		cfg.Timeouts.UpstreamIdle = 200 * time.Millisecond
+		cfg.Fallback = proxy.FixedAnswer(200, nil, []byte("sorry"))
+	}, silent)
+	for name, s := range map[string]*httptest.Server{"h1": serve(t, p), "h2": serveH2(t, p)} {
+		pr, pw := io.Pipe()
+		go func() {
+			_, err := pw.Write(make([]byte, 1000))
+			for err == nil {
+				_, err = pw.Write(make([]byte, 1<<16))
+			}
+		}()
+		r, _ := http.NewRequest("POST", s.URL, pr)
+		res, err := s.Client().Do(r)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else {
+			if body, err := io.ReadAll(res.Body); res.StatusCode != 200 || string(body) != "sorry" || err != nil {
+				t.Errorf("%s: %d %q, %v", name, res.StatusCode, body, err)
+			}
+			res.Body.Close()
+		}
+		pr.Close()
+		s.Client().CloseIdleConnections()
+	}
+	eventually(t, "the place is free", func() bool { return p.Upstreams()[0].InFlight == 0 })
 }
