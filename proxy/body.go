@@ -63,6 +63,12 @@ func (u *upload) untouched() bool {
 var errStopped = errors.New("the exchange has ended")
 
 func (u *upload) Read(p []byte) (int, error) {
+	if u.ended.Load() {
+		// net/http's transport looks for bytes beyond the Content-Length, and
+		// the server may have closed the body meanwhile, because the answer has
+		// begun. An error would make the transport break off that answer.
+		return 0, io.EOF
+	}
 	u.reading <- struct{}{}
 	defer func() { <-u.reading }()
 	if u.stopped.Load() || u.closed.Load() {

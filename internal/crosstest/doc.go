@@ -5,6 +5,8 @@
 //   - RateLimit fields are read back by a parser of Structured Fields (RFC 9651)
 //     that shares nothing with the code that writes them;
 //   - the token bucket is compared with golang.org/x/time/rate;
+//   - short histories of several clients of one Redis server, with faults, are
+//     checked for linearizability by github.com/anishathalye/porcupine;
 //   - sequences of operations on all algorithms, and keys, are drawn and shrunk by
 //     pgregory.net/rapid.
 //
