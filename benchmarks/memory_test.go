@@ -104,10 +104,8 @@ func flood(t *testing.T, n int, bound int64, refuse bool) {
 	if !*measuring {
 		slack = bound / 10
 	}
-	// A sixteenth is kept for the events of SlidingLogs, of which there are none.
-	tables := bound - bound/16
-	if lowest < tables-slack || highest > bound+slack {
-		t.Errorf("heap from %d to %d bytes, want %d to %d", lowest, highest, tables-slack, bound+slack)
+	if lowest < bound-slack || highest > bound+slack {
+		t.Errorf("heap from %d to %d bytes, want %d to %d", lowest, highest, bound-slack, bound+slack)
 	}
 
 	whole := 0

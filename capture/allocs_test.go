@@ -1,6 +1,7 @@
 package capture_test
 
 import (
+	"context"
 	"net/http"
 	"testing"
 
@@ -8,7 +9,7 @@ import (
 )
 
 // What a request costs over the bare handler: the recording, the copy of the
-// request, and the record with the context it is handed on with.
+// request, and the record.
 func TestAllocations(t *testing.T) {
 	if raceEnabled {
 		t.Log("not counted: the race detector empties pools at random")
@@ -19,10 +20,10 @@ func TestAllocations(t *testing.T) {
 		size              int
 		want              float64
 	}{
-		{"skipped", "image/png", 2, 4},
-		{"small JSON", "application/json", 2, 4},
-		{"as large as the cap", "application/json", 64 << 10, 4},
-		{"1 MiB", "application/json", 1 << 20, 4},
+		{"skipped", "image/png", 2, 3},
+		{"small JSON", "application/json", 2, 3},
+		{"as large as the cap", "application/json", 64 << 10, 3},
+		{"1 MiB", "application/json", 1 << 20, 3},
 	} {
 		h := capture.Middleware(capture.SinkFunc(discard), nil)(sender(c.contentType, c.size))
 		w, r := new(sinkhole), browserRequest()
@@ -32,6 +33,21 @@ func TestAllocations(t *testing.T) {
 		})
 		if got > c.want {
 			t.Errorf("%s: %v allocations, want at most %v", c.name, got, c.want)
+		}
+	}
+
+	// An observer costs none, nor does a record that is thinned.
+	h := capture.Middleware(capture.SinkFunc(discard), &capture.Options{Observer: silent{}, RefusalsPerSecond: -1})(
+		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == "POST" {
+				capture.From(r.Context()).Refused("limit")
+			}
+		}))
+	for _, method := range []string{"GET", "POST"} {
+		w, r := new(sinkhole), browserRequest()
+		r.Method = method
+		if n := testing.AllocsPerRun(100, func() { h.ServeHTTP(w, r) }); n > 3 {
+			t.Errorf("%s with an observer: %v allocations, want at most 3", method, n)
 		}
 	}
 
@@ -49,3 +65,7 @@ func TestAllocations(t *testing.T) {
 		})
 	}
 }
+
+type silent struct{}
+
+func (silent) Observe(context.Context, capture.Event) {}

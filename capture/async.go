@@ -40,6 +40,10 @@ type AsyncOptions struct {
 	// 10 ms. The response may be held back for as long.
 	Wait time.Duration
 
+	// Observer is told what becomes of each record that the queue was offered;
+	// nil costs nothing.
+	Observer Observer
+
 	// OnError is told of every error of the sink, on the goroutine that
 	// delivers; nil ignores it. What the queue itself drops is only counted.
 	OnError func(err error)
@@ -119,41 +123,55 @@ func Async(sink Sink, opts *AsyncOptions) *Queue {
 // wraps [ErrDropped].
 func (q *Queue) Record(ctx context.Context, x *Exchange) error {
 	in := queued{ctx, x, x.size()}
+	oldest, err := q.put(in)
+	for _, out := range oldest {
+		q.observeDrop(out, DropFull)
+	}
+	switch err {
+	case errFull:
+		q.observeDrop(in, DropFull)
+	case errClosed:
+		q.observeDrop(in, DropClosed)
+	}
+	return err
+}
+
+// put adds a record and returns those it dropped for it.
+func (q *Queue) put(in queued) (oldest []queued, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.stats.Offered++
 	if q.opts.Full == Block && !q.fitsLocked(in.size) && q.fitsEver(in.size) {
 		// Counted as waiting, so that the sum is right meanwhile.
 		q.stats.Waiting++
-		q.waitLocked(ctx, in.size)
+		q.waitLocked(in.ctx, in.size)
 		q.stats.Waiting--
 		defer q.signalIdleLocked()
 	}
 	switch {
 	case q.closed:
 		q.stats.DroppedClosed++
-		return errClosed
+		return nil, errClosed
 	case !q.fitsEver(in.size):
 		q.stats.DroppedFull++
-		return errFull
+		return nil, errFull
 	}
 	for q.opts.Full == DropOldest && !q.fitsLocked(in.size) {
-		q.popLocked().x.release()
-		q.stats.Waiting--
+		oldest = q.dropLocked(oldest)
 		q.stats.DroppedFull++
 	}
 	if !q.fitsLocked(in.size) {
 		q.stats.DroppedFull++
-		return errFull
+		return nil, errFull
 	}
-	x.hold()
+	in.x.hold()
 	q.pushLocked(in)
 	q.stats.Waiting++
 	if !q.running {
 		q.running = true
 		go q.run()
 	}
-	return nil
+	return oldest, nil
 }
 
 // Stats returns the counters, all of one moment.
@@ -168,6 +186,14 @@ func (q *Queue) Stats() QueueStats {
 // its sink, and returns ctx's error. A second call does the same again, so
 // Close after an unfinished Close waits for that last record.
 func (q *Queue) Close(ctx context.Context) error {
+	dropped, err := q.close(ctx)
+	for _, out := range dropped {
+		q.observeDrop(out, DropClosed)
+	}
+	return err
+}
+
+func (q *Queue) close(ctx context.Context) (dropped []queued, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed = true
@@ -186,15 +212,39 @@ func (q *Queue) Close(ctx context.Context) error {
 		if q.stats.Waiting == 0 || ctx.Err() == nil {
 			continue
 		}
-		dropped := q.n
+		left := q.n
 		for q.n > 0 {
-			q.popLocked().x.release()
-			q.stats.Waiting--
+			dropped = q.dropLocked(dropped)
 			q.stats.DroppedClosed++
 		}
-		return fmt.Errorf("capture: closed with %d records undelivered: %w", dropped, context.Cause(ctx))
+		return dropped, fmt.Errorf("capture: closed with %d records undelivered: %w", left, context.Cause(ctx))
 	}
-	return nil
+	return nil, nil
+}
+
+// dropLocked drops the record that waits longest, and appends it to those that
+// the observer is to be told of.
+func (q *Queue) dropLocked(dropped []queued) []queued {
+	out := q.popLocked()
+	out.x.release()
+	q.stats.Waiting--
+	if q.opts.Observer == nil {
+		return nil
+	}
+	return append(dropped, out)
+}
+
+func (q *Queue) observeDrop(out queued, reason DropReason) {
+	if q.opts.Observer != nil {
+		e := out.x.event(EventDropped)
+		e.Drop = reason
+		q.observe(out.ctx, e, q.Stats())
+	}
+}
+
+func (q *Queue) observe(ctx context.Context, e Event, now QueueStats) {
+	e.Waiting, e.WaitingBytes = now.Waiting, now.WaitingBytes
+	q.opts.Observer.Observe(ctx, e)
 }
 
 // run delivers until nothing waits.
@@ -220,12 +270,29 @@ func (q *Queue) run() {
 // sink panics or ends the goroutine.
 func (q *Queue) deliver(next queued) {
 	err := errors.New("capture: the sink ended its goroutine")
+	start := time.Now()
 	defer func() {
 		if v := recover(); v != nil {
 			err = fmt.Errorf("capture: the sink panicked: %v", v)
 		}
+		took := time.Since(start)
 		next.x.release()
+		// First, so that when Close returns everybody was told of everything.
+		if q.opts.Observer != nil {
+			e := next.x.event(EventDelivered)
+			if err != nil {
+				e.Kind, e.Drop = EventDropped, DropFailed
+			}
+			e.Start, e.Duration = start, took
+			now := q.Stats()
+			now.Waiting-- // this one
+			q.observe(next.ctx, e, now)
+		}
+		if err != nil && q.opts.OnError != nil {
+			q.opts.OnError(err)
+		}
 		q.mu.Lock()
+		defer q.mu.Unlock()
 		q.stats.Waiting--
 		if err == nil {
 			q.stats.Delivered++
@@ -233,11 +300,8 @@ func (q *Queue) deliver(next queued) {
 			q.stats.DroppedFailed++
 		}
 		q.signalIdleLocked()
-		q.mu.Unlock()
-		if err != nil && q.opts.OnError != nil {
-			q.opts.OnError(err)
-		}
 	}()
+	next.x.finish(next.ctx)
 	err = q.sink.Record(next.ctx, next.x)
 }
 

@@ -267,19 +267,32 @@ func TestAsyncSharesARecord(t *testing.T) {
 // A request's context ends with it; what it carries is there for the sink.
 func TestRecordContext(t *testing.T) {
 	type key struct{}
-	ctx, cancel := context.WithCancel(context.WithValue(t.Context(), key{}, "trace"))
+	ctx, cancel := context.WithCancelCause(context.WithValue(t.Context(), key{}, "trace"))
 	var got context.Context
 	sink := capture.SinkFunc(func(ctx context.Context, x *capture.Exchange) error { got = ctx; return nil })
 	capture.Middleware(sink, nil)(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Context().Value(key{}) != "trace" {
 			t.Error("the handler lost a value of the context")
 		}
-		cancel()
-		if r.Context().Err() == nil {
+		cancel(errors.New("left"))
+		if r.Context().Err() == nil || context.Cause(r.Context()).Error() != "left" {
 			t.Error("the handler's context was not cancelled")
 		}
 	})).ServeHTTP(new(sinkhole), get("/").WithContext(ctx))
-	if got.Value(key{}) != "trace" || got.Err() != nil {
-		t.Errorf("sink: value %v, err %v", got.Value(key{}), got.Err())
+	child, cancelChild := context.WithCancelCause(context.WithValue(got, key{}, "child"))
+	for _, c := range []context.Context{got, child} {
+		if c.Value(key{}) == nil || c.Err() != nil || context.Cause(c) != nil {
+			t.Errorf("sink: value %v, err %v, cause %v", c.Value(key{}), c.Err(), context.Cause(c))
+		}
+		if _, ok := c.Deadline(); ok {
+			t.Error("sink: a deadline")
+		}
+	}
+	if got.Value(key{}) != "trace" || got.Done() != nil {
+		t.Errorf("sink: value %v, done %v", got.Value(key{}), got.Done())
+	}
+	cancelChild(io.EOF)
+	if context.Cause(child) != io.EOF {
+		t.Errorf("a child of the sink's context has the cause %v", context.Cause(child))
 	}
 }

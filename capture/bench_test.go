@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
+	"path/filepath"
 	"testing"
 
 	"github.com/goweir/weir/capture"
@@ -16,7 +18,7 @@ func discard(context.Context, *capture.Exchange) error { return nil }
 func sender(contentType string, size int) http.Handler {
 	piece := make([]byte, min(size, 32<<10))
 	for i := range piece {
-		piece[i] = 'x'
+		piece[i] = '1' // any number of them is JSON
 	}
 	values := []string{contentType}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -110,8 +112,13 @@ func BenchmarkSinks(b *testing.B) {
 		kept = x.Clone()
 		return nil
 	}), nil)(sender("application/json", 1<<10)).ServeHTTP(new(sinkhole), browserRequest())
+	archive := must(capture.OpenHAR(filepath.Join(b.TempDir(), "a.har")))
+	defer archive.Close()
 	for name, sink := range map[string]capture.Sink{
 		"JSONL": capture.JSONL(io.Discard),
+		"HAR":   archive,
+		"Ring":  capture.NewRing(nil),
+		"Slog":  capture.Slog(slog.New(slog.NewJSONHandler(io.Discard, nil))),
 	} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()

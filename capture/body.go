@@ -3,8 +3,9 @@ package capture
 import "io"
 
 // A Body says what is known of a request's or response's body, and holds what
-// was captured of it: a prefix, byte for byte as it was read or written. Copies
-// of a Body share the captured bytes.
+// was captured of it: a prefix, without its codings and with its secrets masked,
+// and else byte for byte as it was read or written. Copies of a Body share the
+// captured bytes.
 type Body struct {
 	// Size is the number of bytes that the handler read from the request, or
 	// that the response writer accepted. A body that is never sent, as in the
@@ -23,8 +24,13 @@ type Body struct {
 	Complete bool
 
 	// Truncated reports that the captured bytes are only a beginning of what
-	// was read or written; Skipped then is [SkipCap] or [SkipBudget].
+	// was read or written; Skipped then is [SkipCap] or [SkipBudget], or
+	// [SkipEncoded] if the rest cannot be decoded.
 	Truncated bool
+
+	// Encoding is the Content-Encoding that the captured bytes were in before
+	// they were decoded. It is empty if they are as they were read or written.
+	Encoding string
 
 	// Skipped says why the body, or its rest, was not captured; empty if it was.
 	Skipped SkipReason
@@ -33,7 +39,7 @@ type Body struct {
 }
 
 // Len returns the number of captured bytes.
-func (b Body) Len() int { return b.data.len() }
+func (b Body) Len() int { return b.data.seen() }
 
 // AppendTo appends the captured bytes to p and returns the result. What it
 // appends is the caller's own and stays valid. It is safe for concurrent use.
@@ -44,12 +50,12 @@ func (b Body) AppendTo(p []byte) []byte { return b.data.appendTo(p) }
 func (b Body) Bytes() []byte { return b.AppendTo(make([]byte, 0, b.Len())) }
 
 func (d *data) clone() *data {
-	n := d.len()
+	n := d.seen()
 	if n == 0 {
 		return nil
 	}
 	c := &chunk{buf: d.appendTo(make([]byte, 0, n))}
-	return &data{head: c, tail: c, n: len(c.buf)}
+	return &data{head: c, tail: c, n: len(c.buf), shown: true}
 }
 
 // A tap measures one body and captures its beginning.

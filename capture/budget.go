@@ -88,15 +88,23 @@ type data struct {
 	budget     *Budget    // nil for the plain memory of a clone
 	head, tail *chunk
 	n          int
+	shown      bool   // the bytes are decoded and redacted
+	codings    string // until then: those they are in
 }
 
 // write appends p and returns how much of it the budget had room for.
 func (d *data) write(p []byte) (n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	return d.writeLocked(p)
+}
+
+func (d *data) writeLocked(p []byte) (n int) {
 	for len(p) > 0 {
 		if d.tail == nil || len(d.tail.buf) == cap(d.tail.buf) {
-			if !d.growLocked() {
+			if d.tail != nil && d.tail.next != nil {
+				d.tail = d.tail.next
+			} else if !d.growLocked() {
 				break
 			}
 		}
@@ -125,6 +133,38 @@ func (d *data) growLocked() bool {
 	}
 	d.tail = c
 	return true
+}
+
+// rewrite replaces the bytes by p with the spans masked. It writes into the
+// memory of d first, and reports whether the budget had room for the rest.
+func (d *data) rewrite(p []byte, spans []span, with string) (fits bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for c := d.head; c != nil; c = c.next {
+		c.buf = c.buf[:0]
+	}
+	d.tail, d.n = d.head, 0
+	fits = true
+	put := func(p []byte) { fits = fits && d.writeLocked(p) == len(p) }
+	done := 0
+	for _, s := range spans {
+		put(p[done:s.from])
+		put([]byte(with))
+		done = s.to
+	}
+	put(p[done:])
+	if d.tail != nil && d.tail.next != nil {
+		d.budget.give(d.tail.next)
+		d.tail.next = nil
+	}
+	return fits
+}
+
+// show lets the bytes be seen.
+func (d *data) show() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.shown = true
 }
 
 // free empties d and gives its memory back. It may be called again.
@@ -165,10 +205,28 @@ func (d *data) len() int {
 	return d.n
 }
 
-func (d *data) appendTo(b []byte) []byte {
+// seen returns how many bytes may be seen.
+func (d *data) seen() int {
 	if d == nil {
+		return 0
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.shown {
+		return 0
+	}
+	return d.n
+}
+
+// appendTo appends what may be seen.
+func (d *data) appendTo(b []byte) []byte {
+	if d.seen() == 0 {
 		return b
 	}
+	return d.appendRaw(b)
+}
+
+func (d *data) appendRaw(b []byte) []byte {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for c := d.head; c != nil; c = c.next {

@@ -122,11 +122,12 @@ func TestStreamingCostsTheBudget(t *testing.T) {
 	serve.Wait()
 	close(done)
 	watch.Wait()
-	// Besides the budget, io.Copy has a buffer of 32 KiB for each client, and
-	// the runtime some slack.
+	// Besides the budget there is a copy of what it holds while that is searched
+	// for secrets, a buffer of io.Copy of 32 KiB for each client, and some slack
+	// of the runtime.
 	grown := int64(peak) - int64(before)
 	t.Logf("%d x %d MiB in and out: heap grew by at most %d KiB, budget %d KiB", clients, size>>20, grown>>10, limit>>10)
-	if grown > limit+clients*(32<<10)+1<<20 {
+	if grown > 2*limit+clients*(32<<10)+1<<20 {
 		t.Errorf("heap grew by %d bytes", grown)
 	}
 	if budget.InUse() != 0 {

@@ -18,27 +18,31 @@ const (
 	SkipRange       SkipReason = "range"        // a part of a resource: 206
 	SkipMultipart   SkipReason = "multipart"    // multipart/*, form uploads for example
 	SkipNoBody      SkipReason = "no_body"      // nothing was, or may be, sent
-	SkipEncoded     SkipReason = "encoded"      // compressed
+	SkipEncoded     SkipReason = "encoded"      // in a coding that is not, or cannot be, undone
 	SkipSampledOut  SkipReason = "sampled_out"  // a hook or Live.Skip said so
 	SkipStatus      SkipReason = "status"       // not kept for such an answer: 401, 403, a refusal
 	SkipBudget      SkipReason = "budget"       // the Budget had no room (left)
 	SkipCap         SkipReason = "cap"          // longer than the cap
+
+	// SkipRedaction: the body, or the coding it is in, cannot be read, so its
+	// secrets cannot be found.
+	SkipRedaction SkipReason = "redaction_failed"
 )
 
 // sniffLen is how much of a body net/http looks at to guess its type.
 const sniffLen = 512
 
 // decideRequest says why the body of a request is not captured, by its header.
-func decideRequest(r *http.Request) SkipReason {
+func decideRequest(r *http.Request, decoders map[string]Decoder) SkipReason {
 	if r.Body == nil || r.Body == http.NoBody {
 		return SkipNoBody
 	}
-	return decideType(r.Header.Get("Content-Type"), r.Header)
+	return decideType(r.Header.Get("Content-Type"), r.Header, decoders)
 }
 
 // decideResponse says why the body of a response is not captured, by its final
 // header. With sniff the type is not known before the first bytes are.
-func decideResponse(method string, status int, h http.Header) (skip SkipReason, sniff bool) {
+func decideResponse(method string, status int, h http.Header, decoders map[string]Decoder) (skip SkipReason, sniff bool) {
 	switch {
 	case status == http.StatusSwitchingProtocols:
 		return SkipUpgrade, false
@@ -55,7 +59,7 @@ func decideResponse(method string, status int, h http.Header) (skip SkipReason, 
 	if !typed && h.Get("Content-Encoding") == "" && h.Get("Transfer-Encoding") == "" {
 		return "", true
 	}
-	return decideType(h.Get("Content-Type"), h), false
+	return decideType(h.Get("Content-Type"), h, decoders), false
 }
 
 // isAttachment reports whether a Content-Disposition asks to save the body.
@@ -66,7 +70,7 @@ func isAttachment(disposition string) bool {
 	return kind != "" && !strings.EqualFold(kind, "inline")
 }
 
-func decideType(contentType string, h http.Header) SkipReason {
+func decideType(contentType string, h http.Header, decoders map[string]Decoder) SkipReason {
 	media, _, _ := strings.Cut(contentType, ";")
 	media = strings.TrimSpace(media)
 	switch {
@@ -78,14 +82,8 @@ func decideType(contentType string, h http.Header) SkipReason {
 		return SkipMultipart
 	case !isText(media):
 		return SkipContentType
-	}
-	for _, codings := range h["Content-Encoding"] {
-		for coding := range strings.SplitSeq(codings, ",") {
-			coding = strings.TrimSpace(coding)
-			if coding != "" && !strings.EqualFold(coding, "identity") {
-				return SkipEncoded
-			}
-		}
+	case !decodable(h, decoders):
+		return SkipEncoded
 	}
 	return ""
 }
@@ -103,8 +101,7 @@ func hasPrefixFold(s, prefix string) bool {
 }
 
 // negotiable reports whether a hook may decide otherwise. There is nothing to
-// capture without a body, and coded bytes in the place of text would pass every
-// rule made for text.
+// capture without a body, and in bytes of an unknown coding no secret is found.
 func (s SkipReason) negotiable() bool {
 	return s != SkipNoBody && s != SkipUpgrade && s != SkipEncoded
 }

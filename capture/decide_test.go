@@ -41,7 +41,10 @@ func TestResponseSkipReasons(t *testing.T) {
 		{"grpc-web", "POST", 200, head(ct, "application/grpc-web-text"), capture.SkipGRPC},
 		{"range", "GET", 206, head(ct, "text/plain"), capture.SkipRange},
 		{"multipart", "GET", 200, head(ct, "multipart/mixed; boundary=x"), capture.SkipMultipart},
-		{"gzip", "GET", 200, head(ct, "application/json", ce, "gzip"), capture.SkipEncoded},
+		{"gzip", "GET", 200, head(ct, "application/json", ce, "gzip"), ""},
+		{"codings in any case, twice", "GET", 200, head(ct, "application/json", ce, " X-GZip , Deflate"), ""},
+		{"unknown coding", "GET", 200, head(ct, "application/json", ce, "compress"), capture.SkipEncoded},
+		{"too many codings", "GET", 200, head(ct, "application/json", ce, "gzip, gzip, gzip, gzip"), capture.SkipEncoded},
 		{"second coding", "GET", 200, head(ct, "application/json", ce, "identity, br"), capture.SkipEncoded},
 		{"coding on another line", "GET", 200, head(ct, "application/json", ce, "identity", ce, "zstd"), capture.SkipEncoded},
 		{"gzip of an image", "GET", 200, head(ct, "image/bmp", ce, "gzip"), capture.SkipContentType},
@@ -54,7 +57,8 @@ func TestResponseSkipReasons(t *testing.T) {
 			budget := capture.NewBudget(1 << 20)
 			r := get("/")
 			r.Method = c.method
-			x, _ := record(t, &capture.Options{Budget: budget}, r, func(w http.ResponseWriter, r *http.Request) {
+			opts := &capture.Options{Budget: budget, DangerouslyKeepSecrets: true} // x is no JSON
+			x, _ := record(t, opts, r, func(w http.ResponseWriter, r *http.Request) {
 				maps.Copy(w.Header(), c.header)
 				w.WriteHeader(c.status)
 				io.WriteString(w, strings.Repeat("x", 1000))
@@ -80,9 +84,10 @@ func TestRequestSkipReasons(t *testing.T) {
 		{"application/x-www-form-urlencoded", "", capture.SkipContentType},
 		{"multipart/form-data; boundary=x", "", capture.SkipMultipart},
 		{"application/grpc", "", capture.SkipGRPC},
-		{"application/json", "gzip", capture.SkipEncoded},
+		{"application/json", "gzip", ""},
+		{"application/json", "br", capture.SkipEncoded},
 	} {
-		r := post(c.contentType, "body")
+		r := post(c.contentType, "1234")
 		r.Header.Set("Content-Encoding", c.coding)
 		x, _ := record(t, nil, r, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
 		if b := x.Request.Body; b.Skipped != c.want || b.Size != 4 || (b.Len() == 4) != (c.want == "") || !b.Complete {
@@ -185,7 +190,7 @@ func TestHooks(t *testing.T) {
 			ResponseBody: func(*http.Request, int, http.Header, capture.SkipReason) capture.SkipReason { return "" },
 		}, get("/"), func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "text/plain")
-			w.Header().Set("Content-Encoding", "gzip")
+			w.Header().Set("Content-Encoding", "br")
 			io.WriteString(w, "coded")
 		})
 		if x.Response.Body.Skipped != capture.SkipEncoded || x.Response.Body.Len() != 0 {

@@ -2,6 +2,7 @@ package capture_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -213,5 +214,30 @@ func TestDefectCapture_KeptRecordShowsNothingOfOthers(t *testing.T) {
 	}
 	if n := budget.InUse(); n != 0 {
 		t.Errorf("%d bytes of budget still taken", n)
+	}
+}
+
+// Where there is nothing to take over, as under HTTP/2, nothing pretends so.
+func TestDefectCapture_HijackUnderHTTP2(t *testing.T) {
+	s := newShelf()
+	srv := httptest.NewUnstartedServer(capture.Middleware(s, nil)(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, ok := w.(http.Hijacker); ok {
+			t.Error("the writer claims to be a Hijacker")
+		}
+		if _, _, err := http.NewResponseController(w).Hijack(); !errors.Is(err, http.ErrNotSupported) {
+			t.Errorf("Hijack returned %v", err)
+		}
+		w.WriteHeader(426)
+	})))
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	defer srv.Close()
+	resp, err := srv.Client().Get(srv.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if x := s.next(t); x.Status != 426 || x.Outcome != capture.OutcomeOK || x.Proto != "HTTP/2.0" {
+		t.Errorf("recorded %d, %s over %s", x.Status, x.Outcome, x.Proto)
 	}
 }

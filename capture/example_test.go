@@ -2,6 +2,7 @@ package capture_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -126,4 +127,48 @@ type bodyLogWriter struct {
 func (w *bodyLogWriter) Write(p []byte) (int, error) {
 	w.body.Write(p)
 	return w.ResponseWriter.Write(p)
+}
+
+// Secrets in bodies are masked by name, at any depth; Redact and RedactPaths add
+// what this application calls its own.
+func ExampleOptions_redaction() {
+	sink := capture.SinkFunc(func(_ context.Context, x *capture.Exchange) error {
+		fmt.Printf("%s\n%s %s\n", x.Request.Body.Bytes(), x.Response.Body.Bytes(), x.Response.Body.Skipped)
+		return nil
+	})
+	record := capture.Middleware(sink, &capture.Options{
+		Redact:      []string{"tax_id"},
+		RedactPaths: []string{"$.cards[*].number"},
+	})
+	h := record(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "application/json")
+		io.WriteString(w, `{"session":"s3cret",`) // which is no JSON
+	}))
+	r := httptest.NewRequest("POST", "/", strings.NewReader(
+		`{"user":"ada","password":"s3cret","taxId":17,"cards":[{"number":4242,"exp":"01/30"}],"access_token":{"a":["s3cret"]}}`))
+	r.Header.Set("Content-Type", "application/json")
+	h.ServeHTTP(httptest.NewRecorder(), r)
+	// Output:
+	// {"user":"ada","password":"REDACTED","taxId":"REDACTED","cards":[{"number":"REDACTED","exp":"01/30"}],"access_token":"REDACTED"}
+	//  redaction_failed
+}
+
+// Compression stays on. The record shows what was compressed, wherever in the
+// chain capture stands.
+func ExampleMiddleware_compressed() {
+	sink := capture.SinkFunc(func(_ context.Context, x *capture.Exchange) error {
+		b := x.Response.Body
+		fmt.Printf("%s, %t: %s\n", b.Encoding, b.Size < int64(b.Len()), b.Bytes()[:20])
+		return nil
+	})
+	h := capture.Middleware(sink, nil)(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/plain")
+		w.Header().Set("Content-Encoding", "gzip")
+		zw := gzip.NewWriter(w)
+		defer zw.Close()
+		io.WriteString(zw, strings.Repeat("It was a long story. ", 40))
+	}))
+	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+	// Output: gzip, true: It was a long story.
 }

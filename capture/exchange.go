@@ -28,6 +28,7 @@ type Exchange struct {
 
 	Proto  string // "HTTP/1.1"
 	Method string
+	Scheme string // "https" if the connection to this server is TLS, else "http"
 	Host   string
 	Path   string // as sent, percent-encoded
 	Query  string // as sent, without "?", secrets masked
@@ -40,7 +41,11 @@ type Exchange struct {
 	// Informational lists the first 16 responses of 1xx that preceded it.
 	Informational []int
 
+	// Outcome says how the exchange ended; Side and Phase, if it did not end
+	// well, on whose side that was and how far it had come.
 	Outcome Outcome
+	Side    Side
+	Phase   Phase
 
 	// Empty reports a 2xx of a type that is captured, but without a body. A
 	// handler that forgot to write looks like this.
@@ -100,7 +105,7 @@ func (x *Exchange) size() int64 {
 			n += len(f.Name) + len(f.Value)
 		}
 	}
-	return int64(n + x.Request.Body.Len() + x.Response.Body.Len())
+	return int64(n + x.Request.Body.data.len() + x.Response.Body.data.len())
 }
 
 // A record is an Exchange with what it needs, in one allocation. It is never
@@ -108,14 +113,18 @@ func (x *Exchange) size() int64 {
 type record struct {
 	Exchange
 	request, response data
+	m                 *middleware
+	finished          bool
 	holders           atomic.Int32
+	refused           bool
+	ctx               detached  // for the sink
 	fields            [24]Field // room for the headers of most exchanges
 }
 
-func newRecord(b *Budget) *Exchange {
-	r := new(record)
+func newRecord(m *middleware) *Exchange {
+	r := &record{m: m}
 	r.record = r
-	r.request.budget, r.response.budget = b, b
+	r.request.budget, r.response.budget = m.Budget, m.Budget
 	r.Request.Body.data, r.Response.Body.data = &r.request, &r.response
 	r.holders.Store(1)
 	return &r.Exchange

@@ -24,7 +24,7 @@ func FuzzSplits(f *testing.F) {
 		limit = max(1, min(limit, 1<<20))
 		budget := capture.NewBudget(1 << 30)
 		w := &copier{ResponseRecorder: httptest.NewRecorder()}
-		x := recordOn(t, w, &capture.Options{ResponseCap: limit, Budget: budget}, get("/"), func(w http.ResponseWriter, r *http.Request) {
+		x := recordOn(t, w, &capture.Options{ResponseCap: limit, Budget: budget, DangerouslyKeepSecrets: true}, get("/"), func(w http.ResponseWriter, r *http.Request) {
 			if contentType != "" {
 				w.Header()["Content-Type"] = []string{contentType}
 			}

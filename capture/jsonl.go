@@ -16,14 +16,16 @@ import (
 // behind [Async].
 //
 // A captured body is the string "body", so a JSON document comes out byte for
-// byte as it was sent once the string is decoded. A body that is not UTF-8 is in
+// byte as it was sent, except for its codings and what is masked, once the string
+// is decoded. "decoded" names the codings it was in. A body that is not UTF-8 is in
 // base64 (RFC 4648, section 4), with "body_encoding":"base64"; one that was cut
 // in the middle of a character ends before it. In all other strings what is not
 // UTF-8 becomes U+FFFD. Durations are in milliseconds, sizes in bytes; what does
 // not apply is left out.
 //
-// Record returns the error of w, and [io.ErrShortWrite] for a short write
-// without one. The line after one that was cut begins on a new line.
+// w may be a [File], which can be rotated, or anything else that takes a line
+// with each Write. Record returns the error of w, and [io.ErrShortWrite] for a
+// short write without one. The line after one that was cut begins on a new line.
 //
 // JSONL panics if w is nil.
 func JSONL(w io.Writer) Sink {
@@ -34,9 +36,9 @@ func JSONL(w io.Writer) Sink {
 }
 
 type jsonLines struct {
-	mu   sync.Mutex
-	w    io.Writer
-	torn bool // the last line was cut
+	mu    sync.Mutex
+	w     io.Writer
+	lines lineWriter
 }
 
 // buffers are for lines, and for bodies that are held in chunks. Those larger
@@ -60,19 +62,12 @@ func (j *jsonLines) Record(_ context.Context, x *Exchange) error {
 }
 
 func (j *jsonLines) write(line []byte) error {
+	if f, ok := j.w.(*File); ok {
+		return f.writeLine(line) // it knows when a file begins
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if !j.torn {
-		line = line[1:]
-	}
-	n, err := j.w.Write(line)
-	if err == nil && n < len(line) {
-		err = io.ErrShortWrite
-	}
-	if n > 0 {
-		j.torn = n < len(line)
-	}
-	return err
+	return j.lines.write(j.w, line)
 }
 
 func appendExchange(b []byte, x *Exchange) []byte {
@@ -91,43 +86,52 @@ func appendExchange(b []byte, x *Exchange) []byte {
 	}
 	b = appendText(b, "proto", x.Proto)
 	b = appendText(b, "method", x.Method)
+	b = appendText(b, "scheme", x.Scheme)
 	b = appendText(b, "host", x.Host)
 	b = appendText(b, "path", x.Path)
 	b = appendText(b, "query", x.Query)
 	b = appendText(b, "route", x.Route)
 	b = append(b, `,"status":`...)
 	b = strconv.AppendInt(b, int64(x.Status), 10)
-	if len(x.Informational) > 0 {
-		b = append(b, `,"informational":[`...)
-		for i, status := range x.Informational {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = strconv.AppendInt(b, int64(status), 10)
-		}
-		b = append(b, ']')
-	}
+	b = appendInformational(b, "informational", x.Informational)
 	b = appendText(b, "outcome", string(x.Outcome))
+	b = appendText(b, "side", string(x.Side))
+	b = appendText(b, "phase", string(x.Phase))
 	b = appendFlag(b, "empty", x.Empty)
 	b = appendText(b, "refused_by", x.RefusedBy)
-	if len(x.Attributes) > 0 {
-		b = append(b, `,"attributes":{`...)
-		for i, a := range x.Attributes {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = appendString(b, a.Name)
-			b = append(b, ':')
-			b = appendString(b, a.Value)
-		}
-		b = append(b, '}')
-	}
+	b = appendAttributes(b, "attributes", x.Attributes)
 	b = append(b, `,"request":{`...)
 	b = appendMessage(b, &x.Request)
 	b = appendFlag(b, "complete", x.Request.Body.Complete)
 	b = append(b, `},"response":{`...)
 	b = appendMessage(b, &x.Response)
 	return append(b, '}', '}')
+}
+
+func appendInformational(b []byte, key string, statuses []int) []byte {
+	if len(statuses) == 0 {
+		return b
+	}
+	b = appendKey(b, key)
+	for i, status := range statuses {
+		b = append(b, "[,"[min(i, 1)])
+		b = strconv.AppendInt(b, int64(status), 10)
+	}
+	return append(b, ']')
+}
+
+func appendAttributes(b []byte, key string, attributes []Field) []byte {
+	if len(attributes) == 0 {
+		return b
+	}
+	b = appendKey(b, key)
+	for i, a := range attributes {
+		b = append(b, "{,"[min(i, 1)])
+		b = appendString(b, a.Name)
+		b = append(b, ':')
+		b = appendString(b, a.Value)
+	}
+	return append(b, '}')
 }
 
 func appendMessage(b []byte, m *Message) []byte {
@@ -138,6 +142,7 @@ func appendMessage(b []byte, m *Message) []byte {
 		b = strconv.AppendInt(b, m.Body.Declared, 10)
 	}
 	b = appendText(b, "content_type", m.Body.Type)
+	b = appendText(b, "decoded", m.Body.Encoding)
 	b = appendText(b, "skipped", string(m.Body.Skipped))
 	b = appendFlag(b, "truncated", m.Body.Truncated)
 	b = appendHeader(b, "header", m.Header)
@@ -145,7 +150,7 @@ func appendMessage(b []byte, m *Message) []byte {
 	if n := m.Body.Len(); n > 0 {
 		b = append(b, `,"captured":`...)
 		b = strconv.AppendInt(b, int64(n), 10)
-		b = appendBody(b, m.Body)
+		b = appendCaptured(b, m.Body, "body", "body_encoding")
 	}
 	return b
 }
@@ -155,9 +160,8 @@ func appendHeader(b []byte, key string, h Header) []byte {
 	if len(h) == 0 {
 		return b
 	}
-	b = append(b, ',', '"')
-	b = append(b, key...)
-	b = append(b, '"', ':', '{')
+	b = appendKey(b, key)
+	b = append(b, '{')
 	for i, f := range h {
 		switch {
 		case i > 0 && h[i-1].Name == f.Name: // sorted, so they are neighbours
@@ -174,16 +178,19 @@ func appendHeader(b []byte, key string, h Header) []byte {
 	return append(b, ']', '}')
 }
 
-func appendBody(b []byte, body Body) []byte {
+// appendCaptured appends what was captured of a body as the member key, and a
+// second one that says so if it had to be encoded.
+func appendCaptured(b []byte, body Body, key, encoding string) []byte {
 	buf := buffers.Get().(*[]byte)
 	p := body.AppendTo((*buf)[:0])
-	b = append(b, `,"body":`...)
+	b = appendKey(b, key)
 	if text, ok := asText(p, body.Truncated); ok {
 		b = appendString(b, text)
 	} else {
 		b = append(b, '"')
 		b = appendBase64(b, p)
-		b = append(b, `","body_encoding":"base64"`...)
+		b = append(b, '"')
+		b = appendText(b, encoding, "base64")
 	}
 	if cap(p) <= largestBuffer {
 		*buf = p
@@ -201,19 +208,20 @@ func appendText(b []byte, key, value string) []byte {
 	if value == "" {
 		return b
 	}
-	b = append(b, ',', '"')
-	b = append(b, key...)
-	b = append(b, '"', ':')
-	return appendString(b, value)
+	return appendString(appendKey(b, key), value)
 }
 
 func appendFlag(b []byte, key string, value bool) []byte {
 	if !value {
 		return b
 	}
+	return append(appendKey(b, key), "true"...)
+}
+
+func appendKey(b []byte, key string) []byte {
 	b = append(b, ',', '"')
 	b = append(b, key...)
-	return append(b, `":true`...)
+	return append(b, '"', ':')
 }
 
 const hex = "0123456789abcdef"

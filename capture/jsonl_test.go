@@ -43,7 +43,7 @@ func TestJSONLShape(t *testing.T) {
 		w.Header().Set("X-Sum", "7")
 	})).ServeHTTP(new(sinkhole), r)
 	want := `{"time":"2026-11-21T17:00:00.005Z","duration_ms":1.5,"first_byte_ms":1,"client":"192.0.2.1",` +
-		`"proto":"HTTP/1.1","method":"POST","host":"example.com","path":"/","query":"q=1","route":"POST /",` +
+		`"proto":"HTTP/1.1","method":"POST","scheme":"http","host":"example.com","path":"/","query":"q=1","route":"POST /",` +
 		`"status":200,"informational":[103],"outcome":"ok","attributes":{"user":"42"},` +
 		`"request":{"size":8,"content_length":8,"content_type":"application/json",` +
 		`"header":{"Content-Type":["application/json"],"Cookie":["REDACTED"],"X-Two":["a","b"]},` +
@@ -150,7 +150,7 @@ func FuzzJSONL(f *testing.F) {
 		r.Header[name] = []string{value, value}
 		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), -1
 		r.Header["Content-Type"] = []string{"text/plain"}
-		opts := &capture.Options{RequestCap: max(1, limit)}
+		opts := &capture.Options{RequestCap: max(1, limit), DangerouslyKeepSecrets: true}
 		capture.Middleware(capture.JSONL(&out), opts)(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			capture.From(r.Context()).Set(name, value)
 			io.Copy(w, r.Body)

@@ -53,8 +53,10 @@ func (l *Live) Set(key, value string) {
 }
 
 // Refused says that the request was refused, and by what: the name of a quota,
-// for example. The record then has no bodies, so that nobody can fill a disk by
-// being refused.
+// for example. The record then has no bodies, and beyond
+// Options.RefusalsPerSecond it is only counted, so that nobody can fill a disk by
+// being refused. An answer that looks like a refusal, such as an upstream's own
+// 429, is none unless somebody calls this.
 func (l *Live) Refused(by string) {
 	if l == nil {
 		return
@@ -64,7 +66,7 @@ func (l *Live) Refused(by string) {
 	rec.mu.Lock()
 	defer rec.mu.Unlock()
 	if rec.x != nil {
-		rec.x.RefusedBy = by
+		rec.x.RefusedBy, rec.x.record.refused = by, true
 		rec.dropBodiesLocked(SkipStatus)
 	}
 }

@@ -2,6 +2,7 @@ package capture
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -30,13 +31,18 @@ func (f SinkFunc) Record(ctx context.Context, x *Exchange) error { return f(ctx,
 // panic of the handler passes with its value and its stack, after the record was
 // made.
 //
-// opts may be nil. It is copied. Middleware panics if sink is nil.
+// opts may be nil. It is copied. Middleware panics if sink is nil, and with what
+// opts.Validate returns.
 func Middleware(sink Sink, opts *Options) func(http.Handler) http.Handler {
 	if sink == nil {
 		panic("capture: Middleware with a nil Sink")
 	}
 	m := &middleware{sink: sink, Options: opts.withDefaults()}
-	m.redact = newRedactor(m.Redact)
+	if err := m.compile(); err != nil {
+		panic(err)
+	}
+	m.refusals.limit = m.RefusalsPerSecond
+	_, m.queued = sink.(*Queue)
 	return func(next http.Handler) http.Handler {
 		if next == nil {
 			panic("capture: Middleware around a nil http.Handler")
@@ -50,7 +56,17 @@ func Middleware(sink Sink, opts *Options) func(http.Handler) http.Handler {
 type middleware struct {
 	sink Sink
 	Options
-	redact *redactor
+	redact   *redactor
+	decoders map[string]Decoder
+	refusals refusals
+	queued   bool // the sink is a Queue, which finishes records and tells itself what it delivers
+}
+
+func (m *middleware) compile() error {
+	var unreadable, undecodable error
+	m.redact, unreadable = newRedactor(&m.Options)
+	m.decoders, undecodable = decodersOf(m.Decoders)
+	return errors.Join(unreadable, undecodable)
 }
 
 func (m *middleware) serve(next http.Handler, w http.ResponseWriter, r *http.Request) {
@@ -68,10 +84,13 @@ func (m *middleware) serve(next http.Handler, w http.ResponseWriter, r *http.Req
 }
 
 func (m *middleware) start(r *http.Request, w http.ResponseWriter) *recording {
-	x := newRecord(m.Budget)
+	x := newRecord(m)
 	x.Start = time.Now()
 	x.Client = clientip.From(r)
-	x.Proto, x.Method, x.Host = r.Proto, r.Method, r.Host
+	x.Proto, x.Method, x.Scheme, x.Host = r.Proto, r.Method, "http", r.Host
+	if r.TLS != nil {
+		x.Scheme = "https"
+	}
 	x.Path = m.redact.path(r.URL.EscapedPath())
 	if r.URL.Opaque != "" {
 		x.Path = m.redact.text(r.URL.Opaque)
@@ -85,7 +104,9 @@ func (m *middleware) start(r *http.Request, w http.ResponseWriter) *recording {
 	x.Request.Body.Type = r.Header.Get("Content-Type")
 	x.Response.Body.Declared = -1
 
-	skip := decideRequest(r)
+	x.record.request.codings = codings(r.Header)
+
+	skip := decideRequest(r, m.decoders)
 	if m.RequestBody != nil && skip.negotiable() {
 		skip = m.RequestBody(r, skip)
 	}
@@ -114,13 +135,46 @@ func (rec *recording) serve(next http.Handler) {
 
 // finish makes the record of an exchange that has ended and offers it.
 func (rec *recording) finish(cause any) {
-	m, ctx := rec.m, context.WithoutCancel(rec.Context)
-	x := rec.close(cause)
+	m, x := rec.m, rec.close(cause)
 	defer x.release()
-	if m.Keep != nil && !m.Keep(x) {
+	x.record.ctx.parent = rec.Context
+	ctx := &x.record.ctx
+	kind := EventOffered
+	switch {
+	case m.Keep != nil && !m.Keep(x):
+		kind = EventSampledOut
+	case x.record.refused && !m.refusals.admit():
+		kind = EventThinned
+	}
+	m.observe(ctx, x, kind)
+	if kind == EventOffered {
+		m.offer(ctx, x)
+	}
+}
+
+func (m *middleware) offer(ctx context.Context, x *Exchange) {
+	if !m.queued {
+		x.finish(ctx)
+	}
+	if m.Observer != nil && !m.queued {
+		e := x.event(EventDropped)
+		e.Drop, e.Start = DropFailed, time.Now() // unless Record returns without an error
+		defer func() {
+			e.Duration, e.InUse = time.Since(e.Start), m.Budget.InUse()
+			m.Observer.Observe(ctx, e)
+		}()
+		err := m.sink.Record(ctx, x)
+		if err == nil {
+			e.Kind, e.Drop = EventDelivered, ""
+		}
+		m.failed(err)
 		return
 	}
-	if err := m.sink.Record(ctx, x); err != nil && m.OnError != nil {
+	m.failed(m.sink.Record(ctx, x))
+}
+
+func (m *middleware) failed(err error) {
+	if err != nil && m.OnError != nil {
 		m.OnError(err)
 	}
 }

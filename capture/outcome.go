@@ -31,6 +31,27 @@ const (
 	OutcomeClientGone Outcome = "client_gone"
 )
 
+// A Side is where an exchange ended that did not end well.
+type Side string
+
+const (
+	// SideClient: the client left, or the connection to it failed.
+	SideClient Side = "client"
+
+	// SideServer: the handler panicked or aborted, as a proxy does whose upstream
+	// broke off; it wrote what it may not, or a deadline of this server passed.
+	SideServer Side = "server"
+)
+
+// A Phase is how far an exchange had come.
+type Phase string
+
+const (
+	PhaseRequest  Phase = "request"  // the request's body was not read to its end
+	PhaseWaiting  Phase = "waiting"  // for the final header of the response
+	PhaseResponse Phase = "response" // that was decided; its body was under way
+)
+
 // ending is what an Outcome is told from.
 type ending struct {
 	returned, hijacked, implicit bool
@@ -59,6 +80,22 @@ func (e ending) outcome() Outcome {
 	return OutcomeOK
 }
 
+// side returns where an exchange ended that did so with o, if not well.
+func (e ending) side(o Outcome) Side {
+	switch o {
+	case OutcomeClientGone:
+		return SideClient
+	case OutcomePanic, OutcomeAbort:
+		return SideServer
+	case OutcomeWriteError:
+		if ours(e.writeErr) {
+			return SideServer
+		}
+		return SideClient
+	}
+	return ""
+}
+
 // clientGone tells the client's departure from other failures. net/http cancels
 // the context when the connection ends, but also when a write failed for any
 // reason, such as a deadline; and it does not watch the connection before the
@@ -70,7 +107,12 @@ func (e ending) clientGone() bool {
 	if e.cancelled && !e.full {
 		return true
 	}
-	return errors.Is(e.readErr, io.ErrUnexpectedEOF) || errors.Is(e.readErr, syscall.ECONNRESET)
+	return lost(e.readErr)
+}
+
+// lost reports whether reading the request failed because the client left.
+func lost(err error) bool {
+	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)
 }
 
 // ours reports whether a failed write was failed on this side.

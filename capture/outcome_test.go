@@ -6,6 +6,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -127,6 +129,113 @@ func TestOutcomeWriteError(t *testing.T) {
 	}
 }
 
+func TestSideAndPhase(t *testing.T) {
+	cut := func() io.Reader { // a body that ends before it should
+		return io.MultiReader(strings.NewReader("half"), errReader{io.ErrUnexpectedEOF})
+	}
+	for _, c := range []struct {
+		name    string
+		body    io.Reader
+		h       func(w http.ResponseWriter, r *http.Request, leave func())
+		outcome capture.Outcome
+		side    capture.Side
+		phase   capture.Phase
+	}{
+		{"well", nil, func(w http.ResponseWriter, r *http.Request, _ func()) { io.WriteString(w, "ok") }, "ok", "", ""},
+		{"implicit", nil, func(http.ResponseWriter, *http.Request, func()) {}, "implicit", "", ""},
+		{"panic at once", strings.NewReader("x"), func(http.ResponseWriter, *http.Request, func()) { panic("x") }, "panic", "server", "request"},
+		{"panic, nothing to read", nil, func(http.ResponseWriter, *http.Request, func()) { panic("x") }, "panic", "server", "waiting"},
+		{"panic after reading", strings.NewReader("x"), func(w http.ResponseWriter, r *http.Request, _ func()) {
+			io.Copy(io.Discard, r.Body)
+			panic("x")
+		}, "panic", "server", "waiting"},
+		{"abort in the body", nil, func(w http.ResponseWriter, r *http.Request, _ func()) {
+			io.WriteString(w, "half")
+			panic(http.ErrAbortHandler)
+		}, "abort", "server", "response"},
+		{"upload cut", cut(), func(w http.ResponseWriter, r *http.Request, _ func()) {
+			io.Copy(io.Discard, r.Body)
+			w.WriteHeader(400) // which does not make it later
+		}, "client_gone", "client", "request"},
+		{"left while waiting", nil, func(w http.ResponseWriter, r *http.Request, leave func()) { leave() }, "client_gone", "client", "waiting"},
+		{"left while waiting, answered", nil, func(w http.ResponseWriter, r *http.Request, leave func()) {
+			leave()
+			http.Error(w, "nobody reads this", 499)
+		}, "client_gone", "client", "waiting"},
+		{"left in the download", nil, func(w http.ResponseWriter, r *http.Request, leave func()) {
+			io.WriteString(w, "half")
+			leave()
+		}, "client_gone", "client", "response"},
+		{"too long an answer", nil, func(w http.ResponseWriter, r *http.Request, _ func()) {
+			failing(w, http.ErrContentLength)
+			w.Write([]byte("x"))
+		}, "write_error", "server", "response"},
+		{"connection broke", nil, func(w http.ResponseWriter, r *http.Request, _ func()) {
+			failing(w, io.ErrClosedPipe)
+			w.Write([]byte("x"))
+		}, "write_error", "client", "response"},
+	} {
+		ctx, leave := context.WithCancel(t.Context())
+		w := &failingWriter{ResponseWriter: httptest.NewRecorder()}
+		x := recordOn(t, w, nil, httptest.NewRequestWithContext(ctx, "POST", "/", c.body), func(outer http.ResponseWriter, r *http.Request) {
+			c.h(outer, r, leave)
+		})
+		leave()
+		if x.Outcome != c.outcome || x.Side != c.side || x.Phase != c.phase {
+			t.Errorf("%s: %q, side %q, phase %q; want %q, %q, %q", c.name, x.Outcome, x.Side, x.Phase, c.outcome, c.side, c.phase)
+		}
+	}
+}
+
+// failing makes the failingWriter behind w fail.
+func failing(w http.ResponseWriter, err error) {
+	w.(interface{ Unwrap() http.ResponseWriter }).Unwrap().(*failingWriter).err = err
+}
+
+// A proxy whose upstream breaks off aborts, so that its client notices.
+func TestSideAndPhaseBehindAProxy(t *testing.T) {
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "100")
+		io.WriteString(w, "half")
+		http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}))
+	defer upstream.Close()
+	target := must(url.Parse(upstream.URL))
+	s, srv := server(t, nil, (&httputil.ReverseProxy{
+		Rewrite:  func(r *httputil.ProxyRequest) { r.SetURL(target) },
+		ErrorLog: discardLog(),
+	}).ServeHTTP)
+	resp, err := srv.Client().Get(srv.URL)
+	if err == nil {
+		_, err = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+	}
+	if err == nil {
+		t.Error("the client did not notice")
+	}
+	if x := s.next(t); x.Outcome != capture.OutcomeAbort || x.Side != capture.SideServer || x.Phase != capture.PhaseResponse || x.Response.Body.Size != 4 {
+		t.Errorf("%s, side %q, phase %q, %+v", x.Outcome, x.Side, x.Phase, x.Response.Body)
+	}
+}
+
+type errReader struct{ err error }
+
+func (r errReader) Read([]byte) (int, error) { return 0, r.err }
+
+// failingWriter fails to write once err is set.
+type failingWriter struct {
+	http.ResponseWriter
+	err error
+}
+
+func (w *failingWriter) Write(p []byte) (int, error) {
+	if w.err != nil {
+		return 0, w.err
+	}
+	return w.ResponseWriter.Write(p)
+}
+
 func TestLive(t *testing.T) {
 	var nobody *capture.Live
 	nobody.Set("a", "b")
@@ -208,6 +317,7 @@ func TestConstructorsPanic(t *testing.T) {
 		"Async":                  func() { capture.Async(nil, nil) },
 		"JSONL":                  func() { capture.JSONL(nil) },
 		"Slog":                   func() { capture.Slog(nil) },
+		"NewRing":                func() { capture.NewRing(&capture.RingOptions{Records: -1}) },
 	} {
 		func() {
 			defer func() {

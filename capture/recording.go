@@ -37,6 +37,7 @@ type recording struct {
 	sniffing          bool // the response has no Content-Type and is too short to guess one
 	complete          bool // the request's body was read to its end
 	readErr, writeErr error
+	phase             Phase      // when something went wrong first; empty if nothing did
 	noBodies          SkipReason // set when bodies are out whatever comes
 }
 
@@ -65,6 +66,9 @@ func (rec *recording) read(p []byte, err error) {
 	}
 	if rec.readErr == nil {
 		rec.readErr = err
+		if lost(err) {
+			rec.failedLocked(PhaseRequest)
+		}
 	}
 	// net/http puts trailers that were not announced into its own request, if
 	// that had none; the handler looks into ours.
@@ -73,10 +77,28 @@ func (rec *recording) read(p []byte, err error) {
 	}
 }
 
+// failedLocked notes when something went wrong first.
+func (rec *recording) failedLocked(phase Phase) {
+	if rec.phase == "" {
+		rec.phase = phase
+	}
+}
+
+// phaseLocked returns how far the exchange has come.
+func (rec *recording) phaseLocked() Phase {
+	switch declared := rec.x.Request.Body.Declared; {
+	case rec.x.Status != 0:
+		return PhaseResponse
+	case rec.complete || rec.readErr == io.EOF || declared >= 0 && rec.request.size >= declared:
+		return PhaseWaiting
+	}
+	return PhaseRequest
+}
+
 // Header decides about the response's body.
 func (rec *recording) Header(status int, h http.Header) {
 	now := time.Now()
-	skip, sniff := decideResponse(rec.r.Method, status, h)
+	skip, sniff := decideResponse(rec.r.Method, status, h, rec.m.decoders)
 	if hook := rec.m.ResponseBody; hook != nil && skip.negotiable() {
 		if skip = hook(rec.r2, status, h, skip); skip != "" {
 			sniff = false
@@ -88,11 +110,15 @@ func (rec *recording) Header(status int, h http.Header) {
 	if x == nil {
 		return
 	}
+	if cancelled(rec.Context) { // an answer to nobody
+		rec.failedLocked(rec.phaseLocked())
+	}
 	x.Status, x.FirstByte = status, now.Sub(x.Start)
 	// Now, because trailers and handlers write to this map later.
 	x.Response.Header = rec.m.redact.appendHeader(rec.roomLocked(), h, http.TrailerPrefix)
 	x.Response.Body.Declared = declaredLength(h)
 	x.Response.Body.Type = h.Get("Content-Type")
+	x.record.response.codings = codings(h)
 	rec.response.start(rec.m.ResponseCap, skip)
 	if rec.sniffing = sniff && rec.response.skip == ""; rec.sniffing {
 		rec.response.limit = max(rec.response.limit, sniffLen)
@@ -144,6 +170,7 @@ func (rec *recording) Body(p []byte, n int64, err error) {
 	}
 	if err != nil && err != http.ErrBodyNotAllowed && rec.writeErr == nil {
 		rec.writeErr = err
+		rec.failedLocked(PhaseResponse)
 	}
 	if rec.r.Method == http.MethodHead {
 		return // accepted, but sent by nobody
@@ -186,7 +213,7 @@ func (rec *recording) sniffLocked(first []byte) {
 	}
 	media := http.DetectContentType(first)
 	rec.x.Response.Body.Type = media
-	if skip := decideType(media, nil); skip != "" {
+	if skip := decideType(media, nil, nil); skip != "" {
 		rec.response.drop(skip)
 		return
 	}
@@ -220,6 +247,9 @@ func (rec *recording) end() {
 func (rec *recording) close(cause any) *Exchange {
 	hijacked := rec.writer.Hijacked()
 	implicit := rec.writer.Status() == 0
+	rec.mu.Lock()
+	rec.failedLocked(rec.phaseLocked())
+	rec.mu.Unlock()
 	rec.writer.Finish(rec.returned)
 	if rec.r.Pattern != rec.r2.Pattern {
 		rec.r.Pattern = rec.r2.Pattern
@@ -254,11 +284,15 @@ func (rec *recording) close(cause any) *Exchange {
 		resp.Body.Skipped = SkipNoBody
 	}
 	x.Empty = x.Status/100 == 2 && resp.Body.Size == 0 && resp.Body.Skipped == ""
-	x.Outcome = ending{
+	how := ending{
 		returned: rec.returned, hijacked: hijacked, implicit: implicit,
 		cause: cause, cancelled: cancelled(rec.Context),
 		readErr: rec.readErr, writeErr: rec.writeErr,
 		full: resp.Body.Size == resp.Body.Declared,
-	}.outcome()
+	}
+	x.Outcome = how.outcome()
+	if x.Side = how.side(x.Outcome); x.Side != "" {
+		x.Phase = rec.phase
+	}
 	return x
 }

@@ -1,8 +1,10 @@
 package capture
 
 import (
-	"bytes"
+	"errors"
+	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -27,6 +29,9 @@ var (
 	}
 	// secretNames are too short or too common to be looked for inside a name.
 	secretNames = []string{"auth", "code", "dpop", "key", "otp", "pass", "pin", "pwd", "session", "sid", "sig"}
+	// bodyNames of them are no secrets in documents, where most often they are
+	// those of an error and of an entry.
+	bodyNames = []string{"code", "key"}
 
 	// commonHeaders are judged once, because judging costs more than copying.
 	commonHeaders = []string{
@@ -49,68 +54,70 @@ var (
 
 // A redactor masks by name. It does not change after newRedactor.
 type redactor struct {
-	parts  [][]byte
-	names  map[string]bool
+	names  *names
 	common map[string]bool // verdicts on commonHeaders
+	allow  map[string]bool // the names that are shown, if not nil
+	paths  *pathSet        // nil if there are none
+	off    bool
 }
 
-// newRedactor returns a redactor that also masks names that contain one of more.
-func newRedactor(more []string) *redactor {
+// newRedactor returns the redactor that o asks for, or what is wrong with o.
+func newRedactor(o *Options) (*redactor, error) {
 	rd := &redactor{
-		names:  make(map[string]bool, len(secretNames)),
+		names:  newNames(append(slices.Clone(o.Redact), secretParts...), secretNames, bodyNames),
 		common: make(map[string]bool, len(commonHeaders)),
+		off:    o.DangerouslyKeepSecrets,
 	}
-	for _, name := range append(more, secretParts...) {
-		if part := appendPlain(nil, name); len(part) > 0 {
-			rd.parts = append(rd.parts, part)
+	var errs []error
+	for _, name := range o.Redact {
+		if len(appendPlain(nil, name)) == 0 {
+			errs = append(errs, fmt.Errorf("capture: Redact: %q has neither a letter nor a digit", name))
 		}
 	}
-	for _, name := range secretNames {
-		rd.names[name] = true
+	if o.AllowOnly != nil {
+		rd.allow = make(map[string]bool, len(o.AllowOnly))
+		for _, name := range o.AllowOnly {
+			rd.allow[string(appendPlain(nil, name))] = true
+		}
 	}
+	paths, faults := parsePaths(o.RedactPaths)
+	rd.paths = paths
 	for _, name := range commonHeaders {
-		rd.common[name] = rd.isSecret(name)
+		rd.common[name] = rd.hidesValueOf(name)
 	}
-	return rd
+	return rd, errors.Join(append(errs, faults...)...)
 }
 
+// headerIsSecret reports whether the values of a header field are masked.
 func (rd *redactor) headerIsSecret(name string) bool {
+	if rd.off {
+		return false
+	}
 	if secret, ok := rd.common[name]; ok {
 		return secret
 	}
-	return rd.isSecret(name)
+	return rd.hidesValueOf(name)
 }
 
-func (rd *redactor) isSecret(name string) bool {
-	var room [64]byte
-	plain := appendPlain(room[:0], name)
-	if rd.names[string(plain)] {
+// hidesValueOf reports whether the value of a header field or parameter is
+// masked for its name.
+func (rd *redactor) hidesValueOf(name string) bool {
+	if isSecretIn(rd.names, name, inHead) {
 		return true
 	}
-	for _, part := range rd.parts {
-		if bytes.Contains(plain, part) {
-			return true
-		}
+	if rd.allow == nil {
+		return false
 	}
-	return false
-}
-
-// appendPlain appends the letters and digits of name in lower case.
-func appendPlain(dst []byte, name string) []byte {
-	for i := range len(name) {
-		switch c := name[i]; {
-		case 'A' <= c && c <= 'Z':
-			dst = append(dst, c+'a'-'A')
-		case 'a' <= c && c <= 'z', '0' <= c && c <= '9', c >= 0x80:
-			dst = append(dst, c)
-		}
-	}
-	return dst
+	var room [64]byte
+	return !rd.allow[string(appendPlain(room[:0], name))]
 }
 
 // query returns a raw query with the values of secret parameters masked. What
 // it cannot read it masks.
 func (rd *redactor) query(q string) string {
+	if rd.off {
+		return q
+	}
 	if len(q) > longestText {
 		q = q[:longestText]
 		return rd.query(q[:strings.LastIndexByte(q, '&')+1]) + mask
@@ -148,9 +155,11 @@ func (rd *redactor) keepOfParam(param string) int {
 		if i := strings.IndexByte(param[at:end], '='); i >= 0 {
 			value := at + i + 1
 			name, err := url.QueryUnescape(param[at : value-1])
-			if err != nil || rd.isSecret(name) || rd.hides(param[value:end]) {
+			if err != nil || rd.hidesValueOf(name) || rd.hides(param[value:end]) {
 				return value
 			}
+		} else if rd.allow != nil && at < end {
+			return at // a value without a name
 		}
 		at = end + 1
 	}
@@ -163,7 +172,7 @@ func (rd *redactor) keepOfParam(param string) int {
 func (rd *redactor) hides(value string) bool {
 	for range 3 {
 		for i := range len(value) {
-			if c := value[i]; (c == '=' || c == ':') && rd.isSecret(lastName(value[:i])) {
+			if c := value[i]; (c == '=' || c == ':') && isSecretIn(rd.names, lastName(value[:i]), inHead) {
 				return true
 			}
 		}
@@ -181,13 +190,16 @@ func (rd *redactor) hides(value string) bool {
 
 // lastName returns the name that s ends with, without quotes and brackets around
 // it and no longer than any name we know of.
-func lastName(s string) string {
-	s = strings.TrimRight(s, "\"'] \t")
-	start := len(s)
-	for start > 0 && len(s)-start < 128 && isNameByte(s[start-1]) {
+func lastName[T string | []byte](s T) T {
+	end := len(s)
+	for end > 0 && strings.IndexByte("\"'\\] \t", s[end-1]) >= 0 {
+		end--
+	}
+	start := end
+	for start > 0 && end-start < 128 && isNameByte(s[start-1]) {
 		start--
 	}
-	return s[start:]
+	return s[start:end]
 }
 
 func isNameByte(c byte) bool {
@@ -198,6 +210,9 @@ func isNameByte(c byte) bool {
 // text masks what a header value shows of URLs: the password before a host and
 // the secrets of query and fragment. Location and Referer carry them.
 func (rd *redactor) text(v string) string {
+	if rd.off {
+		return v
+	}
 	if strings.IndexByte(v, '?') < 0 && strings.IndexByte(v, '#') < 0 && strings.IndexByte(v, '@') < 0 {
 		return v // as nearly all values
 	}
@@ -224,6 +239,9 @@ func (rd *redactor) text(v string) string {
 
 // path masks the parameters of path segments, such as ;jsessionid=.
 func (rd *redactor) path(p string) string {
+	if rd.off {
+		return p
+	}
 	if len(p) > longestText {
 		p = p[:longestText]
 		return rd.path(p[:strings.LastIndexByte(p, '/')+1]) + mask

@@ -39,13 +39,14 @@ func slogLevel(x *Exchange) slog.Level {
 }
 
 func slogAttrs(x *Exchange) []slog.Attr {
-	attrs := make([]slog.Attr, 0, 20)
+	attrs := make([]slog.Attr, 0, 24)
 	text := func(key, value string) {
 		if value != "" {
 			attrs = append(attrs, slog.String(key, value))
 		}
 	}
 	text("method", x.Method)
+	text("scheme", x.Scheme)
 	text("host", x.Host)
 	text("path", x.Path)
 	text("query", x.Query)
@@ -66,6 +67,8 @@ func slogAttrs(x *Exchange) []slog.Attr {
 		attrs = append(attrs, slog.Any("informational", append([]int(nil), x.Informational...)))
 	}
 	text("outcome", string(x.Outcome))
+	text("side", string(x.Side))
+	text("phase", string(x.Phase))
 	if x.Empty {
 		attrs = append(attrs, slog.Bool("empty", true))
 	}
@@ -94,6 +97,9 @@ func slogMessage(m *Message) []slog.Attr {
 	}
 	if m.Body.Type != "" {
 		attrs = append(attrs, slog.String("content_type", m.Body.Type))
+	}
+	if m.Body.Encoding != "" {
+		attrs = append(attrs, slog.String("decoded", m.Body.Encoding))
 	}
 	if m.Body.Skipped != "" {
 		attrs = append(attrs, slog.String("skipped", string(m.Body.Skipped)))

@@ -304,7 +304,7 @@ func TestTrapCapture09_SendfileSurvives(t *testing.T) {
 			}
 		}
 		send(bare, nil)
-		x := recordOn(t, w, nil, get("/"), send)
+		x := recordOn(t, w, &capture.Options{DangerouslyKeepSecrets: true}, get("/"), send)
 		// By what type the inner ReadFrom knows a file that it can send.
 		for file := range bare.from {
 			if got := w.from[file]; got < size/1000*999 || got != size-c.copied {
@@ -342,7 +342,7 @@ func TestTrapCapture10_SniffedContentType(t *testing.T) {
 		{"switched off", []string{text}, func(h http.Header) { h["Content-Type"] = nil }, capture.SkipContentType},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s, srv := server(t, nil, func(w http.ResponseWriter, r *http.Request) {
+			s, srv := server(t, &capture.Options{DangerouslyKeepSecrets: true}, func(w http.ResponseWriter, r *http.Request) {
 				if c.head != nil {
 					c.head(w.Header())
 				}
@@ -550,8 +550,8 @@ func TestTrapCapture15_NextToACompressor(t *testing.T) {
 	if x := inside.next(t); captured(x.Response.Body) != `{"a":1}` {
 		t.Errorf("inside: %q, %q", captured(x.Response.Body), x.Response.Body.Skipped)
 	}
-	if x := outside.next(t); x.Response.Body.Skipped != capture.SkipEncoded || x.Response.Body.Len() != 0 || x.Response.Body.Size == 0 {
-		t.Errorf("outside: %+v", x.Response.Body)
+	if x := outside.next(t); captured(x.Response.Body) != `{"a":1}` || x.Response.Body.Encoding != "gzip" || x.Response.Body.Size < 20 {
+		t.Errorf("outside: %q, %+v", captured(x.Response.Body), x.Response.Body)
 	}
 }
 

@@ -3,6 +3,7 @@ package limiter
 import (
 	"net/http"
 
+	"github.com/goweir/weir/internal/problem"
 	"github.com/goweir/weir/internal/respwriter"
 )
 
@@ -29,8 +30,10 @@ func (m *middleware) brief(w http.ResponseWriter, r *http.Request, next http.Han
 	}
 	f := new(fields)
 	m.describe(f, c, res)
-	f.add(w.Header())
-	m.refusals[0].Write(w)
+	h := w.Header()
+	problem.Clear(h)
+	f.add(h)
+	m.refusals[0].WriteCleared(w)
 }
 
 func (m *middleware) describe(f *fields, c *[1]Charge, res *[1]Result) {

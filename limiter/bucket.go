@@ -78,9 +78,9 @@ func (q *quota) price(cost int) (int64, bool) {
 	return saturated(0, lo), true
 }
 
-// remaining returns how many units could be taken at once from b at now.
-func (q *quota) remaining(b bucket, now int64) int {
-	ahead := b.arrival - now
+// remaining returns how many units could be taken at once from a bucket that is
+// whole after ahead.
+func (q *quota) remaining(ahead int64) int {
 	if ahead <= 0 {
 		return int(q.burst)
 	}

@@ -112,3 +112,79 @@ func TestBelowTheRateIsNeverRefused(t *testing.T) {
 		}
 	})
 }
+
+// The bound holds for each key while others come by the thousands, tables grow
+// and fill, several are charged at once, and some is given back.
+func TestExactWhileTablesGrow(t *testing.T) {
+	policies := []limiter.Policy{
+		{Name: "a", Limit: 100, Window: time.Second, Burst: 300},
+		{Name: "b", Limit: 10_007, Window: time.Second, Burst: 11},
+		{Name: "c", Limit: 1, Window: time.Hour, Burst: 1000},
+	}
+	const keys = 4
+	lasts := time.Second
+	if testing.Short() {
+		lasts /= 10
+	}
+	m := limiter.NewMemory(&limiter.MemoryOptions{MaxBytes: 1 << 20, RefuseNew: true})
+	var kept [3][keys]atomic.Int64
+	var fresh atomic.Int64
+	start := time.Now()
+	for p := range policies { // or the flood might leave no room for them
+		for k := range keys {
+			kept[p][k].Add(1)
+			allowed(t, m, limiter.Charge{Policy: policies[p], Key: number(k), Cost: 1})
+		}
+	}
+	var wg sync.WaitGroup
+	for g := range 16 {
+		rnd := rand.New(rand.NewPCG(uint64(g), 23))
+		wg.Go(func() {
+			for time.Since(start) < lasts {
+				var cs []limiter.Charge
+				var at []*atomic.Int64
+				for range 1 + rnd.IntN(3) {
+					p, k := rnd.IntN(len(policies)), rnd.IntN(keys)
+					cs = append(cs, limiter.Charge{Policy: policies[p], Key: number(k), Cost: 1 + rnd.IntN(2)})
+					at = append(at, &kept[p][k])
+				}
+				var rs []limiter.Result
+				if len(cs) == 1 {
+					rs = []limiter.Result{take(t, m, cs[0])}
+				} else {
+					rs = takeAll(t, m, cs...)
+				}
+				back := rnd.IntN(4) == 0
+				for i := range rs {
+					switch {
+					case rs[i].Receipt == limiter.Receipt{}:
+					case back:
+						refund(t, m, cs[i], &rs[i])
+					default:
+						at[i].Add(int64(cs[i].Cost))
+					}
+				}
+				for range 4 {
+					take(t, m, limiter.Charge{Policy: limiter.PerHour("flood", 1), Key: number(1<<20 + int(fresh.Add(1))), Cost: 1})
+				}
+			}
+		})
+	}
+	wg.Wait()
+	took := time.Since(start)
+	for p := range policies {
+		for k := range keys {
+			most := bound(policies[p], took)
+			if got := num(kept[p][k].Load()); got.Cmp(most) > 0 {
+				t.Errorf("policy %q, key %d: kept %d, at most %d are allowed", policies[p].Name, k, got, most)
+			} else {
+				t.Logf("policy %q, key %d: kept %d of at most %d", policies[p].Name, k, got, most)
+			}
+		}
+	}
+	st := m.Stats()
+	t.Logf("%d other keys: %+v", fresh.Load(), st)
+	if !testing.Short() && st.Refused == 0 {
+		t.Errorf("stats %+v: the tables have not filled", st)
+	}
+}

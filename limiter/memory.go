@@ -29,9 +29,9 @@ type MemoryOptions struct {
 	// bytes a key beside its slot in a table. A quota can hold Limit events, so allow for
 	// 24 bytes times Limit for every key that may be used up. When there is no
 	// room, what RefuseNew says of keys goes for their logs; but a charge is
-	// also refused without it if no other log is found to forget. 0 means a
-	// sixteenth of MaxBytes, 4 MiB by default; negative or more than half of
-	// MaxBytes panics.
+	// also refused without it if no other log is found to forget. 0 means 3/64
+	// of MaxBytes, 3 MiB by default; negative or more than half of MaxBytes
+	// panics.
 	LogBytes int64
 
 	// Observer is told of evictions and of refusals for want of room, after
@@ -62,7 +62,7 @@ type MemoryStats struct {
 // It has no goroutine and needs no Close.
 //
 // A decision reads the clock once, locks one of 256 shards, and allocates
-// nothing but the logs of SlidingLog. State is kept under a seeded hash of 112
+// nothing but the logs of SlidingLog. State is kept under a seeded hash of 104
 // bits of Name, Algorithm, Key and, where units are counted by windows, Window;
 // the strings themselves are not kept, so their length costs no memory.
 // What is whole again is dropped when room is needed.
@@ -106,11 +106,11 @@ func NewMemory(opts *MemoryOptions) *Memory {
 	}
 	o.MaxBytes = max(o.MaxBytes, 1<<10)
 	if o.LogBytes < 0 || o.LogBytes > o.MaxBytes/2 {
-		panic(fmt.Sprintf("limiter: NewMemory: LogBytes is %d; allowed: 0 (a sixteenth of MaxBytes) to half of MaxBytes, %d",
+		panic(fmt.Sprintf("limiter: NewMemory: LogBytes is %d; allowed: 0 (3/64 of MaxBytes) to half of MaxBytes, %d",
 			o.LogBytes, o.MaxBytes/2))
 	}
 	if o.LogBytes == 0 {
-		o.LogBytes = o.MaxBytes / 16
+		o.LogBytes = o.MaxBytes / 64 * 3
 	}
 	// A shard should have room for a few dozen keys, or some overflow long
 	// before the others.
@@ -167,10 +167,18 @@ func (m *Memory) take(ctx context.Context, c *Charge, r *Result) error {
 	return m.takeAny(ctx, c, r)
 }
 
+// takePlanned is take for a charge to pl's policy, a TokenBucket, without MaxDelay.
+func (m *Memory) takePlanned(ctx context.Context, pl *plan, c *Charge, r *Result) error {
+	if c.Cost > 0 && m.takeKnown(pl, c, r) {
+		return nil
+	}
+	return m.takeAny(ctx, c, r)
+}
+
 // takeKnown is takeAny for a plan that is remembered, a Cost above 0 and no
 // MaxDelay. It reports false if it is for takeAny to decide.
 func (m *Memory) takeKnown(pl *plan, c *Charge, r *Result) bool {
-	price, ok := pl.q.price(c.Cost)
+	price, slack, ok := pl.cost(c.Cost)
 	if !ok {
 		return false
 	}
@@ -180,27 +188,20 @@ func (m *Memory) takeKnown(pl *plan, c *Charge, r *Result) bool {
 	s.mu.Lock()
 	now = s.tickLocked(now)
 	i, found := s.findLocked(id)
-	if !found {
-		s.mu.Unlock()
-		return false
+	if found {
+		slot := &s.slots[i]
+		ahead := max(0, slot.at-now)
+		wait := ahead - slack
+		if wait <= 0 {
+			r.Receipt = slot.charge(now, price)
+			ahead += price
+		}
+		// Under the lock: unlocking waits for what was written, and else the
+		// caller would wait for it again when it copies the result.
+		pl.tell(r, ahead, wait)
 	}
-	slot := &s.slots[i]
-	b := slot.bucket()
-	wait := pl.q.wait(b, now, 0, price)
-	if wait <= 0 {
-		r.Receipt = b.charge(now, price, false)
-		slot.store(b)
-	}
-	// Under the lock: unlocking waits for what was written, and else the caller
-	// would wait for it again when it copies the result.
-	r.Allowed = wait <= 0
-	r.Limit = c.Policy.Limit
-	r.Remaining = pl.q.remaining(b, now)
-	r.RetryAfter = time.Duration(max(0, wait))
-	r.ResetAfter = time.Duration(max(0, b.arrival-now))
-	r.Source = SourceMemory
 	s.mu.Unlock()
-	return true
+	return found
 }
 
 func (m *Memory) takeAny(ctx context.Context, c *Charge, r *Result) error {

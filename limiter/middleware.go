@@ -92,6 +92,12 @@ func Middleware(l Limiter, rules Rules, opts *Options) func(http.Handler) http.H
 	if m.opts.Headers > NoHeaders || m.opts.Unkeyed > SkipUnkeyed {
 		panic("limiter: Middleware: unknown Headers or Unkeyed")
 	}
+	if m.memory != nil && len(m.rules) == 1 {
+		if rule := &m.rules[0]; rule.PolicyFor == nil && rule.Policy.Algorithm == TokenBucket && rule.Policy.Limit > 0 {
+			pl := m.memory.planOf(&rule.Policy)
+			m.plan = &pl
+		}
+	}
 	for i := range m.rules {
 		m.refunds = m.refunds || m.rules[i].RefundIf != nil
 		m.refusals = append(m.refusals, problem.Prepare(quotaExceeded(m.rules[i].Policy.Name)))
@@ -110,6 +116,7 @@ func Middleware(l Limiter, rules Rules, opts *Options) func(http.Handler) http.H
 type middleware struct {
 	limiter  Limiter
 	memory   *Memory // the same, if it is one
+	plan     *plan   // of the only rule, if its policy is always the same TokenBucket
 	rules    Rules
 	opts     Options
 	refunds  bool              // a rule has RefundIf
@@ -151,7 +158,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err == nil {
-		if h.memory != nil {
+		if h.plan != nil {
+			err = h.memory.takePlanned(r.Context(), h.plan, &c[0], &res[0])
+		} else if h.memory != nil {
 			err = h.memory.take(r.Context(), &c[0], &res[0])
 		} else {
 			res[0], err = h.limiter.Take(r.Context(), c[0])

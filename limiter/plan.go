@@ -3,15 +3,18 @@ package limiter
 import (
 	"hash/maphash"
 	"sync/atomic"
+	"time"
+	"unsafe"
 )
 
 // A plan is what a Memory derives from a Policy alone: it costs as much as the
 // rest of a decision, and a program has few policies.
 type plan struct {
-	policy     Policy
-	q          quota
-	key, check uint64 // the Policy's part of an identity
-	shape      uint64 // in its place
+	policy       Policy
+	q            quota
+	price, slack int64  // of one unit: see cost
+	key, check   uint64 // the Policy's part of an identity
+	shape        uint64 // in its place
 }
 
 // plans remembers a few of them. Nothing is locked: an entry is replaced as a
@@ -28,10 +31,18 @@ func (m *Memory) entryOf(p *Policy) *atomic.Pointer[plan] {
 
 // known returns the plan of p if it is remembered, or nil.
 func (m *Memory) known(p *Policy) *plan {
-	if pl := m.entryOf(p).Load(); pl != nil && pl.policy == *p {
+	if pl := m.entryOf(p).Load(); pl != nil && pl.is(p) {
 		return pl
 	}
 	return nil
+}
+
+// is reports whether pl is of p. Mostly the names are the same string, and then
+// there is no need to call for a comparison.
+func (pl *plan) is(p *Policy) bool {
+	o := &pl.policy
+	return o.Limit == p.Limit && o.Window == p.Window && o.Burst == p.Burst && o.Algorithm == p.Algorithm &&
+		len(o.Name) == len(p.Name) && (unsafe.StringData(o.Name) == unsafe.StringData(p.Name) || o.Name == p.Name)
 }
 
 // planOf returns the plan of p, which must be valid.
@@ -43,6 +54,8 @@ func (m *Memory) planOf(p *Policy) plan {
 	pl.policy = *p
 	if !p.Algorithm.windowed() {
 		pl.q = quotaOf(p)
+		pl.price, _ = pl.q.price(1)
+		pl.slack = max(0, pl.q.capacity-pl.price)
 	}
 	// Quotas of one's own for many callers would replace each other all the
 	// time: now and then is enough to follow a change of configuration.
@@ -65,3 +78,26 @@ func (m *Memory) hashesOf(p *Policy) (pl plan) {
 }
 
 func (m *Memory) remember(pl plan) { m.entryOf(&pl.policy).Store(&pl) }
+
+// cost returns what units (1 or more) cost of a bucket, and how far ahead its
+// arrival may be for them to fit. It reports false if they never do.
+func (pl *plan) cost(units int) (price, slack int64, ok bool) {
+	if units == 1 {
+		return pl.price, pl.slack, true
+	}
+	if price, ok = pl.q.price(units); !ok {
+		return 0, 0, false
+	}
+	return price, max(0, pl.q.capacity-price), true
+}
+
+// tell writes to r what became of a charge to a bucket whose arrival is so far
+// ahead now. wait is above 0 if it did not fit.
+func (pl *plan) tell(r *Result, ahead, wait int64) {
+	r.Allowed = wait <= 0
+	r.Source = SourceMemory
+	r.Limit = pl.policy.Limit
+	r.Remaining = pl.q.remaining(ahead)
+	r.RetryAfter = time.Duration(max(0, wait))
+	r.ResetAfter = time.Duration(ahead)
+}

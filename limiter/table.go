@@ -9,16 +9,16 @@ import (
 )
 
 // A slot holds the state of one key in 32 bytes. Keys themselves are not kept:
-// key and check are a seeded hash of 112 bits. With two million keys in the
+// key and check are a seeded hash of 104 bits. With two million keys in the
 // table (what 64 MiB hold), a new key meets the identity of another with a
-// probability below 2^-90, and nobody outside can compute which would.
+// probability below 2^-82, and nobody outside can compute which would.
 //
 // The last two words are the state. The table need not know the algorithm, only
 // when the quota is whole again; each shape of state says that in its own way.
 // So all algorithms share one table, its bound and its way of making room.
 type slot struct {
 	key   uint64 // 0: empty
-	check uint64 // shape, 2 bits; birth, 14 bits; hash, 48 bits
+	check uint64 // shape, 2 bits; birth, 22 bits; hash, 40 bits
 	at    int64  // bucket: its arrival
 	rest  uint64 // bucket: given<<1 | turns
 }
@@ -28,7 +28,7 @@ const slotBytes = int(unsafe.Sizeof(slot{}))
 // The shapes of state, as they stand in check.
 const (
 	shapeShift = 62
-	birthShift = 48
+	birthShift = 40
 	birthMask  = (1<<shapeShift - 1) &^ (1<<birthShift - 1)
 
 	bucketShape = 0
@@ -41,7 +41,8 @@ func shapeOf(a Algorithm) uint64 { return uint64(max(a, LeakyBucket) - LeakyBuck
 func (s *slot) shape() uint64 { return s.check >> shapeShift }
 
 // birth tells apart the states that one key has had, so that a receipt of an
-// earlier one is worth nothing. It repeats after 16,384 births in the shard.
+// earlier one is worth nothing. It repeats after four million births in the
+// shard.
 func (s *slot) birth() int64 { return int64(s.check & birthMask >> birthShift) }
 
 func (s *slot) bucket() bucket {
@@ -53,6 +54,18 @@ func (s *slot) store(b bucket) {
 	if b.turns {
 		s.rest |= 1
 	}
+}
+
+// charge takes price from the bucket of s, for a caller that does not wait.
+func (s *slot) charge(now, price int64) Receipt {
+	if s.rest == 0 { // nothing to keep, so this is all
+		s.at = max(s.at, now) + price
+		return Receipt{Paid: price, Until: s.at}
+	}
+	b := s.bucket()
+	r := b.charge(now, price, false)
+	s.store(b)
+	return r
 }
 
 // whole returns when the state is as good as none.

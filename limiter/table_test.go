@@ -50,7 +50,7 @@ func TestTableAgainstMap(t *testing.T) {
 		s := &shard{max: 1 + rnd.IntN(400)}
 		held := map[identity]int64{}
 		newID := func() identity {
-			id := identity{rnd.Uint64(), rnd.Uint64() >> 16}
+			id := identity{rnd.Uint64(), rnd.Uint64() >> 24}
 			switch rnd.IntN(8) {
 			case 0:
 				id.key = 1 + id.key%16
@@ -113,7 +113,7 @@ func TestTableReclaims(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 4))
 	s := &shard{max: 1 << 16}
 	insert := func(now, arrival int64) {
-		slot, _ := s.insertLocked(identity{rnd.Uint64() | 1, rnd.Uint64() >> 16}, now, false)
+		slot, _ := s.insertLocked(identity{rnd.Uint64() | 1, rnd.Uint64() >> 24}, now, false)
 		slot.store(bucket{arrival: arrival})
 		s.checkLocked(t)
 	}

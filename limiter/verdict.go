@@ -81,5 +81,5 @@ func (v *verdict) result(c *Charge, r *Result) {
 			r.RetryAfter = time.Duration(max(0, v.q.wait(v.b, v.now, 0, price)))
 		}
 	}
-	r.Remaining = v.q.remaining(v.b, v.now)
+	r.Remaining = v.q.remaining(v.b.arrival - v.now)
 }

@@ -398,3 +398,26 @@ func TestHeaderOfWindows(t *testing.T) {
 		})
 	}
 }
+
+// A receipt is worth nothing to the next state of its key, however many there
+// have been in between.
+func TestReceiptOfAnEarlierState(t *testing.T) {
+	for _, a := range windowed {
+		inTime(t, func(t *testing.T) {
+			m := limiter.NewMemory(&limiter.MemoryOptions{MaxBytes: 16 << 10})
+			c := of(windows(time.Hour, 10, a), 1)
+			old := allowed(t, m, c)
+			for state := range 1<<14 + 2 {
+				if err := m.Reset(t.Context(), c); err != nil {
+					t.Fatal(err)
+				}
+				allowed(t, m, c)
+				r := old
+				refund(t, m, c, &r)
+				if r := take(t, m, of(c.Policy, 0)); r.Remaining != 9 {
+					t.Fatalf("%v: state %d: %d remain, want 9", a, state+1, r.Remaining)
+				}
+			}
+		})
+	}
+}

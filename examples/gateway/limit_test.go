@@ -58,8 +58,9 @@ routes:
 			t.Errorf("the record of a refusal is %s", r.line)
 		}
 	}
-	if want := runs * (clients - limit); refused != want {
-		t.Errorf("%d refusals are recorded, want %d", refused, want)
+	// Of refusals beyond a hundred a second there are no records.
+	if most := runs * (clients - limit); refused < 100 || refused > most {
+		t.Errorf("%d refusals are recorded, want 100 to %d", refused, most)
 	}
 }
 

@@ -53,10 +53,24 @@ func Prepare(d Details) *Answer {
 // are removed as http.Error does; those of middleware are kept. A shared cache
 // must not store the answer (RFC 6585 section 4), nor should a private one.
 func (a *Answer) Write(w http.ResponseWriter) {
-	h := w.Header()
+	Clear(w.Header())
+	a.WriteCleared(w)
+}
+
+// Clear removes the header fields of a successful answer.
+func Clear(h http.Header) {
+	if len(h) == 0 {
+		return
+	}
 	for _, name := range [...]string{"Content-Encoding", "Etag", "Last-Modified", "Content-Range", "Content-Disposition"} {
 		delete(h, name)
 	}
+}
+
+// WriteCleared is Write for who has called Clear before adding fields: mostly
+// there was nothing to remove then, and that is quickly seen.
+func (a *Answer) WriteCleared(w http.ResponseWriter) {
+	h := w.Header()
 	// One allocation for four fields: refusals come in floods.
 	values := [...]string{"application/problem+json", a.length, "no-store", "nosniff"}
 	h["Content-Type"] = values[0:1:1]
