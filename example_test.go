@@ -15,6 +15,8 @@ import (
 	"github.com/goweir/weir/capture"
 	"github.com/goweir/weir/clientip"
 	"github.com/goweir/weir/limiter"
+	"github.com/goweir/weir/limiter/failover"
+	"github.com/goweir/weir/limiter/redislimiter"
 	"github.com/goweir/weir/proxy"
 )
 
@@ -44,6 +46,25 @@ func Example_program() {
 	audit := capture.Middleware(capture.JSONL(os.Stdout), nil)
 
 	log.Fatal(http.ListenAndServe("127.0.0.1:8080", who.Middleware(audit(limits(mux)))))
+}
+
+// Limits that several processes share, and what holds while Redis is away. It is
+// the one of the README, compiled but not run here.
+func Example_shared() {
+	ctx := context.Background()
+	client, err := redislimiter.Dial(ctx, "redis://127.0.0.1:6379/0")
+	if err != nil {
+		log.Fatal(err)
+	}
+	shared, err := redislimiter.New(client, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	quotas := failover.New(shared, failover.Local, &failover.Options{Instances: 4}) // in place of limiter.NewMemory(nil)
+
+	http.Handle("/", limiter.Middleware(quotas, limiter.Rules{
+		{Policy: limiter.PerSecond("everyone", 1000), Key: limiter.KeyGlobal},
+	}, nil)(http.NotFoundHandler()))
 }
 
 // The whole chain at work: a client that the limiter refuses at its third

@@ -242,8 +242,7 @@ func untilMore(p *Policy, r *Result) time.Duration {
 	more := r.ResetAfter
 	if r.MoreAfter > 0 {
 		more = min(more, r.MoreAfter)
-	}
-	if p.Algorithm == TokenBucket || p.Algorithm == LeakyBucket {
+	} else if p.Algorithm == TokenBucket || p.Algorithm == LeakyBucket {
 		q := quotaOf(p)
 		if price, ok := q.price(r.Remaining + 1); ok {
 			more = min(more, r.ResetAfter-time.Duration(max(0, q.capacity-price)))

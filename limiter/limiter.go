@@ -101,8 +101,9 @@ type Result struct {
 	ResetAfter time.Duration
 
 	// MoreAfter is the time until Remaining grows. It is set for the window
-	// algorithms; for the others it follows from the rest. 0: not known, or
-	// the quota is whole.
+	// algorithms; for the others it follows from the rest, and is set only if
+	// the rest is about a share of the quota. 0: not known, or the quota is
+	// whole.
 	MoreAfter time.Duration
 
 	// Delay is how long to hold the caller before going on. It is set only
@@ -167,6 +168,17 @@ type Limiter interface {
 	// Reset makes the quota of c.Policy and c.Key whole. Earlier charges
 	// cannot be refunded afterwards.
 	Reset(ctx context.Context, c Charge) error
+}
+
+// Validate returns what is wrong with c and its Policy, or nil if it can be
+// counted; the error matches [ErrPolicy]. It is for who implements a [Limiter]:
+// it is cheap enough for every decision, and leaves out the alphabet of the
+// Name, which [Policy.Validate] looks at too.
+func (c Charge) Validate() error {
+	if c.countable() {
+		return nil
+	}
+	return c.check()
 }
 
 // countable reports whether the arithmetic is safe for c. It is the short form

@@ -24,6 +24,7 @@ type Event struct {
 	Start    time.Time
 	Duration time.Duration
 	N        int
+	Err      error // not for clients
 }
 
 // An EventKind says what happened.
@@ -47,9 +48,27 @@ const (
 	// EventNoRoom is told by [Memory]: N charges to Policy were refused because
 	// there was no room for their state.
 	EventNoRoom
+
+	// EventFailure is told by package failover: a backend failed to answer in
+	// time, or at all. Err says how; Start and Duration are those of the call. N
+	// is 1.
+	EventFailure
+
+	// EventBreakerOpen is told by package failover, as are the next two: the
+	// breaker opened, so the backend is not asked for a while. N is 1, and Start
+	// is when it happened.
+	EventBreakerOpen
+
+	// EventBreakerHalfOpen says that one call asked the backend whether it is
+	// back. It is told when that has ended, before what came of it.
+	EventBreakerHalfOpen
+
+	// EventBreakerClosed says that the backend has answered, and is asked again.
+	EventBreakerClosed
 )
 
-var eventKinds = [...]string{"none", "decision", "hold", "eviction", "no room"}
+var eventKinds = [...]string{"none", "decision", "hold", "eviction", "no room", "failure",
+	"breaker open", "breaker half-open", "breaker closed"}
 
 // String returns the kind in words, for logs and metric labels.
 func (k EventKind) String() string {

@@ -150,7 +150,9 @@ func TestObserverOfMemory(t *testing.T) {
 func TestObserverStrings(t *testing.T) {
 	for _, tt := range []struct{ got, want string }{
 		{limiter.EventKind(0).String(), "none"}, {limiter.EventDecision.String(), "decision"}, {limiter.EventHold.String(), "hold"},
-		{limiter.EventEviction.String(), "eviction"}, {limiter.EventNoRoom.String(), "no room"}, {limiter.EventKind(99).String(), "EventKind(99)"},
+		{limiter.EventEviction.String(), "eviction"}, {limiter.EventNoRoom.String(), "no room"},
+		{limiter.EventFailure.String(), "failure"}, {limiter.EventBreakerOpen.String(), "breaker open"},
+		{limiter.EventBreakerHalfOpen.String(), "breaker half-open"}, {limiter.EventBreakerClosed.String(), "breaker closed"}, {limiter.EventKind(99).String(), "EventKind(99)"},
 		{limiter.OutcomeAllowed.String(), "allowed"}, {limiter.OutcomeDenied.String(), "denied"}, {limiter.OutcomeSpared.String(), "spared"},
 		{limiter.OutcomeShadow.String(), "shadow"}, {limiter.OutcomeUnkeyed.String(), "unkeyed"}, {limiter.OutcomeFailed.String(), "failed"},
 		{limiter.OutcomeLeft.String(), "left"}, {limiter.Outcome(99).String(), "Outcome(99)"},

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/goweir/weir/proxy"
 )
@@ -122,6 +123,13 @@ func BenchmarkServeHTTP(b *testing.B) {
 			}
 		}, "http://upstream")
 	}
+	stale := func(h http.Handler) http.Handler {
+		s, err := proxy.NewStale(&proxy.StaleOptions{MaxStale: time.Hour})
+		if err != nil {
+			b.Fatal(err)
+		}
+		return s.Middleware(h)
+	}
 	for _, bb := range []struct {
 		name string
 		h    http.Handler
@@ -130,6 +138,16 @@ func BenchmarkServeHTTP(b *testing.B) {
 		{"ReverseProxy-pooled", bareStub(&arrayPool{})},
 		{"Proxy", over(nil)},
 		{"Proxy-without-idle-limits", over(func(cfg *proxy.Config) { cfg.Timeouts.UpstreamIdle, cfg.Timeouts.ClientIdle = -1, -1 })},
+		{"Proxy-of-eight", over(func(cfg *proxy.Config) { cfg.Upstreams = list(1, 1, 1, 1, 1, 1, 1, 1) })},
+		{"Proxy-least-in-flight", over(func(cfg *proxy.Config) {
+			cfg.Upstreams, cfg.Balance = list(1, 1, 1, 1, 1, 1, 1, 1), proxy.LeastInFlight
+		})},
+		{"Proxy-in-flight", over(func(cfg *proxy.Config) { cfg.InFlight.Max = 10 })},
+		{"Proxy-ejection", over(func(cfg *proxy.Config) { cfg.Ejection.Failures = 5 })},
+		{"Proxy-breaker", over(func(cfg *proxy.Config) { cfg.Breaker.FailureRatio = 0.5 })},
+		{"Proxy-retries", over(func(cfg *proxy.Config) { cfg.Retries = proxy.Retries{Max: 2, Statuses: []int{503}, MaxBody: 1 << 16} })},
+		{"Proxy-fallback", over(func(cfg *proxy.Config) { cfg.Fallback = proxy.FixedAnswer(503, nil, nil) })},
+		{"Proxy-stale", stale(over(nil))},
 		{"Proxy-refused", over(func(cfg *proxy.Config) { cfg.StripPrefix = "/other" })},
 	} {
 		b.Run(bb.name, func(b *testing.B) {

@@ -14,6 +14,7 @@ type body struct {
 	src   io.ReadCloser
 	watch *watch
 	begun bool // the header is out: ReverseProxy reads only then
+	ended bool // all of it was read
 	err   error
 }
 
@@ -22,7 +23,9 @@ func (b *body) Read(p []byte) (int, error) {
 	b.watch.await(answerTrack, upstreamSide)
 	n, err := b.src.Read(p)
 	b.watch.await(answerTrack, clientSide)
-	if err != nil && err != io.EOF {
+	if err == io.EOF {
+		b.ended = true
+	} else if err != nil {
 		b.err = err
 	}
 	return n, err
@@ -35,23 +38,47 @@ func (b *body) Close() error { return b.src.Close() }
 type upload struct {
 	src     io.ReadCloser
 	watch   *watch
+	replay  *replay       // nil: nothing is kept
+	at      int           // how much was read, with a replay
 	reading chan struct{} // holds one element while src is read
+	state   atomic.Int32  // fresh, touched or sealed
 	stopped atomic.Bool
 	closed  atomic.Bool
 	ended   atomic.Bool           // all of it was read
 	err     atomic.Pointer[error] // why it failed, unless closed before
 }
 
+const (
+	fresh   = iota // nobody has begun to read it
+	touched        // somebody has
+	sealed         // nobody has, and nobody can any more
+)
+
+// untouched reports whether nothing of src was read, and sees to it that nothing
+// is read by this upload later.
+func (u *upload) untouched() bool {
+	return u.state.CompareAndSwap(fresh, sealed) || u.state.Load() == sealed
+}
+
 var errStopped = errors.New("the exchange has ended")
 
 func (u *upload) Read(p []byte) (int, error) {
+	if u.ended.Load() {
+		// net/http's transport looks for bytes beyond the Content-Length, and
+		// the server may have closed the body meanwhile, because the answer has
+		// begun. An error would make the transport break off that answer.
+		return 0, io.EOF
+	}
 	u.reading <- struct{}{}
 	defer func() { <-u.reading }()
-	if u.stopped.Load() {
+	if u.stopped.Load() || u.closed.Load() {
+		return 0, errStopped
+	}
+	if !u.state.CompareAndSwap(fresh, touched) && u.state.Load() == sealed {
 		return 0, errStopped
 	}
 	u.watch.await(requestTrack, clientSide)
-	n, err := u.src.Read(p)
+	n, err := u.read(p)
 	if err == nil {
 		u.watch.await(requestTrack, upstreamSide)
 		return n, nil
@@ -66,9 +93,20 @@ func (u *upload) Read(p []byte) (int, error) {
 	return n, err
 }
 
+func (u *upload) read(p []byte) (int, error) {
+	if u.replay == nil {
+		return u.src.Read(p)
+	}
+	n, err := u.replay.read(u.src, u.at, p)
+	u.at += n
+	return n, err
+}
+
+// Close does not close src, because another attempt or the fallback may want
+// it. The server does.
 func (u *upload) Close() error {
 	u.closed.Store(true)
-	return u.src.Close()
+	return nil
 }
 
 // unfinished reports whether the client may still be sending.

@@ -19,8 +19,48 @@ import (
 type Config struct {
 	_ [0]func() // keyed literals only: fields will be added
 
-	// Upstreams are the servers to choose from, in turn. At least one.
+	// Upstreams are the servers to choose from. At least one, and none twice.
+	// [Proxy.SetUpstreams] replaces them.
 	Upstreams []Upstream
+
+	// Balance is how one of them is chosen for each request. The zero value is
+	// RoundRobin.
+	Balance Balance
+
+	// Key returns what ByKey chooses by: the name of a tenant, the value of a
+	// cookie. It is called on the request's goroutine and must be safe for
+	// concurrent use. Required for ByKey, and a fault otherwise.
+	Key func(*http.Request) string
+
+	// InFlight bounds the requests under way to each upstream. The zero value
+	// sets no bound.
+	InFlight InFlight
+
+	// Ejection takes upstreams out of the choice whose requests fail. The zero
+	// value takes out none.
+	Ejection Ejection
+
+	// Breaker stops sending requests to an upstream of which too many fail. The
+	// zero value is none.
+	Breaker Breaker
+
+	// Retries send requests again where that cannot hurt. The zero value does not.
+	Retries Retries
+
+	// Fallback answers in place of an upstream that is not asked, cannot be
+	// reached, gives no valid answer or none in time, or answers with 500, 502,
+	// 503 or 504, as long as nothing was sent to the client. It finds out why by
+	// [CauseFrom]. Errors of the client's are never its business. If an upstream
+	// has read from the body of the request, the fallback cannot any more.
+	//
+	// [FixedAnswer] and [Stale] are made for it, and so is another Proxy, which
+	// takes no request that might be executed twice and answers like [Problem]
+	// then. Nil: Problem answers, and an upstream's own answers are passed on
+	// whatever their status.
+	Fallback http.Handler
+
+	// HealthCheck is for [Proxy.CheckHealth], which whoever wants it must call.
+	HealthCheck HealthCheck
 
 	// StripPrefix is removed from the path before it is joined to the
 	// upstream's. It matches whole segments: /api is removed from /api and
@@ -135,6 +175,45 @@ type Upstream struct {
 	// the scheme's, and a base path under which all requests are sent. User
 	// information, a query, a fragment and dot segments are faults.
 	URL string
+
+	// Weight is the share of requests that the server gets in proportion to the
+	// others, from 1 to 1,000. 0 means 1.
+	Weight int
+}
+
+// InFlight bounds how many requests are under way to one upstream at the same
+// time, for each upstream by itself. A request is under way until its answer has
+// ended, an upgraded connection until it is closed. Another upstream that has
+// room is taken first; where none has, the request waits in the order of arrival
+// for the one whose turn it was. What cannot wait, or has waited in vain, is
+// answered with 503.
+//
+// It costs a lock a request, and two allocations for one that waits.
+type InFlight struct {
+	_ [0]func() // keyed literals only: fields will be added
+
+	// Max is how many requests are under way at most. 0: no bound; negative is a
+	// fault.
+	Max int
+
+	// Queue is how many may wait. 0: none; negative is a fault.
+	Queue int
+
+	// Wait is how long at most. 0 means 1 s; negative is a fault.
+	Wait time.Duration
+}
+
+func (f *InFlight) resolve(fault func(string, ...any)) {
+	if f.Max < 0 {
+		fault("InFlight.Max is %d: 0 (meaning no bound) and more are allowed", f.Max)
+	}
+	if f.Queue < 0 {
+		fault("InFlight.Queue is %d: 0 (meaning that none waits) and more are allowed", f.Queue)
+	}
+	if f.Wait < 0 {
+		fault("InFlight.Wait is %s: 0 (meaning 1s) and more are allowed", f.Wait)
+	}
+	f.Wait = cmp.Or(f.Wait, time.Second)
 }
 
 // Timeouts bound the phases of an exchange. Each is for one step, not for the
@@ -186,6 +265,11 @@ type Timeouts struct {
 	// IdleConn is how long an unused connection to an upstream is kept.
 	// Default 90 s. It should be less than the upstream's own.
 	IdleConn time.Duration
+
+	// ConnAge is for how long connections are made, kept and used before new
+	// requests are sent on new ones only; what is under way is not disturbed. It
+	// is what makes a busy proxy follow a change in DNS. Default 10 min.
+	ConnAge time.Duration
 }
 
 // resolved returns t with defaults for zero and zero for none.
@@ -202,6 +286,7 @@ func (t Timeouts) resolved() Timeouts {
 		{&t.ClientIdle, 60 * time.Second},
 		{&t.TunnelIdle, time.Hour},
 		{&t.IdleConn, 90 * time.Second},
+		{&t.ConnAge, 10 * time.Minute},
 	} {
 		if *f.d == 0 {
 			*f.d = f.byDefault
@@ -211,21 +296,23 @@ func (t Timeouts) resolved() Timeouts {
 	return t
 }
 
-// resolve checks cfg and fills in the defaults. All faults are returned.
-func (cfg *Config) resolve() (upstreams []*upstream, strip prefix, faults []error) {
+// resolve checks cfg, but for the upstreams, and fills in the defaults. All
+// faults are returned.
+func (cfg *Config) resolve() (strip prefix, faults []error) {
 	fault := func(format string, args ...any) {
 		faults = append(faults, fmt.Errorf("proxy: "+format, args...))
 	}
-	if len(cfg.Upstreams) == 0 {
-		fault("Upstreams is empty: at least one is needed")
+	if cfg.Balance > ByKey {
+		fault("Balance is %d: RoundRobin, LeastInFlight and ByKey are allowed", cfg.Balance)
 	}
-	for i, u := range cfg.Upstreams {
-		up, wrong := parseUpstream(u)
-		for _, err := range wrong {
-			fault("Upstreams[%d].URL %w", i, err)
-		}
-		upstreams = append(upstreams, up)
+	if (cfg.Key != nil) != (cfg.Balance == ByKey) {
+		fault("Key and Balance do not agree: Key is needed for ByKey, and only for it")
 	}
+	cfg.InFlight.resolve(fault)
+	cfg.Ejection.resolve(fault)
+	cfg.HealthCheck.resolve(fault)
+	cfg.Breaker.resolve(fault)
+	cfg.Retries.resolve(fault)
 	strip, err := parsePrefix(cfg.StripPrefix)
 	if err != nil {
 		fault("StripPrefix %q: %w", cfg.StripPrefix, err)
@@ -266,7 +353,7 @@ func (cfg *Config) resolve() (upstreams []*upstream, strip prefix, faults []erro
 		cfg.MaxTunnels = defaultTunnels
 	}
 	cfg.Timeouts = cfg.Timeouts.resolved()
-	return upstreams, strip, faults
+	return strip, faults
 }
 
 const (

@@ -109,3 +109,33 @@ func TestRequestIDHeaderFaults(t *testing.T) {
 		}
 	}
 }
+
+func TestFaultsOfWhatIsOptional(t *testing.T) {
+	_, err := proxy.New(proxy.Config{
+		Upstreams:   []proxy.Upstream{{URL: "http://a", Weight: -1}, {URL: "HTTP://a/"}},
+		Balance:     9,
+		Key:         func(*http.Request) string { return "" },
+		InFlight:    proxy.InFlight{Max: -1, Queue: -1, Wait: -1},
+		Ejection:    proxy.Ejection{Failures: -1, For: -1, Max: 1, Share: 1.1},
+		HealthCheck: proxy.HealthCheck{Path: "x", Interval: -1, Down: -1},
+		Breaker:     proxy.Breaker{FailureRatio: 2, MinRequests: -1, Window: 1, OpenFor: -1, Probes: -1},
+		Retries:     proxy.Retries{Max: -1, Statuses: []int{503, 404}, MaxBody: -1, Budget: 1.5},
+	})
+	for _, want := range []string{
+		"Upstreams[0].Weight is -1", `Upstreams[1].URL "http://a" is there twice`, "Balance is 9", "Key and Balance",
+		"InFlight.Max is -1", "InFlight.Queue is -1", "InFlight.Wait is -1ns",
+		"Ejection.Failures is -1", "Ejection.For is -1ns", "Ejection.Share is 1.1",
+		`HealthCheck.Path "x"`, "HealthCheck has Interval -1ns", "HealthCheck has Down -1",
+		"Breaker.FailureRatio is 2", "Breaker.MinRequests is -1", "Breaker.Window is 1ns", "Breaker.OpenFor is -1ns", "Breaker.Probes is -1",
+		"Retries.Max is -1", "Retries.Statuses has 404", "Retries.MaxBody is -1", "Retries.Budget is 1.5",
+	} {
+		if err == nil || !strings.Contains(err.Error(), "proxy: "+want) {
+			t.Errorf("no fault about %s:\n%v", want, err)
+		}
+	}
+	_, err = proxy.New(proxy.Config{Upstreams: []proxy.Upstream{{URL: "http://a"}}, Balance: proxy.ByKey,
+		Ejection: proxy.Ejection{For: 10, Max: 5}})
+	if err == nil || !strings.Contains(err.Error(), "Key and Balance") || !strings.Contains(err.Error(), "Ejection.Max is 5ns") {
+		t.Errorf("got %v", err)
+	}
+}

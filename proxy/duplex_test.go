@@ -34,7 +34,7 @@ func parrot(w http.ResponseWriter, r *http.Request) {
 
 // converse sends each part when the one before it has come back, and returns
 // what came.
-func converse(t *testing.T, server string, patience time.Duration, parts ...string) string {
+func talkBothWays(t *testing.T, server string, patience time.Duration, parts ...string) string {
 	t.Helper()
 	c := dial(t, server)
 	defer c.Close()
@@ -82,7 +82,7 @@ func TestTrapProxy17_FullDuplex(t *testing.T) {
 		if name == "ReverseProxy" {
 			patience = 300 * time.Millisecond // nothing will come
 		}
-		got := converse(t, serve(t, h).URL, patience, "a", "bc", "d")
+		got := talkBothWays(t, serve(t, h).URL, patience, "a", "bc", "d")
 		if (got == "abcd") != (name != "ReverseProxy") {
 			t.Errorf("%s: %q came back of what was sent in parts", name, got)
 		}
@@ -99,14 +99,18 @@ func TestFullDuplexFails(t *testing.T) {
 	early := answer(t, "HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
 	for _, tt := range []struct {
 		name, upstream string
+		fallback       http.Handler
 		status         int
 	}{
-		{"unreachable", "http://127.0.0.1:1", 502},
-		{"answers early", early, 413},
-		{"breaks off", breaks, 200},
+		{"unreachable", "http://127.0.0.1:1", nil, 502},
+		{"unreachable, with a fallback", "http://127.0.0.1:1", proxy.FixedAnswer(203, nil, nil), 203},
+		{"answers early", early, nil, 413},
+		{"breaks off", breaks, nil, 200},
 	} {
 		for _, limit := range []time.Duration{0, -1} {
-			p := newProxy(t, func(cfg *proxy.Config) { cfg.FullDuplex, cfg.Timeouts.ClientIdle = true, limit }, tt.upstream)
+			p := newProxy(t, func(cfg *proxy.Config) {
+				cfg.FullDuplex, cfg.Timeouts.ClientIdle, cfg.Fallback = true, limit, tt.fallback
+			}, tt.upstream)
 			out := &lockedBuffer{}
 			s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.URL.Path == "/smuggled" {

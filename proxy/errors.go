@@ -39,7 +39,7 @@ var details = map[int]problem.Details{
 		Detail: "The upstream server could not be reached or gave no valid answer.",
 	},
 	http.StatusServiceUnavailable: {
-		Detail: "The server shuts down and makes no new upgraded connections.",
+		Detail: "No upstream server can take the request at the moment.",
 	},
 	http.StatusGatewayTimeout: {
 		Detail: "The upstream server did not answer in time.",
@@ -57,6 +57,12 @@ func (x *exchange) status(err error) int {
 	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return http.StatusRequestEntityTooLarge
+	}
+	if _, ok := errors.AsType[*unavailable](err); ok {
+		return http.StatusServiceUnavailable
+	}
+	if answer, ok := errors.AsType[*badStatus](err); ok {
+		return answer.status
 	}
 	switch {
 	case errors.Is(err, errClientIdle):
@@ -109,18 +115,30 @@ func (x *exchange) fail(w http.ResponseWriter, _ *http.Request, err error) {
 	if status == http.StatusRequestTimeout && x.in.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close") // RFC 9110 section 15.5.9
 	}
-	if status == http.StatusServiceUnavailable {
-		w.Header().Set("Retry-After", retryAfter)
+	cause := x.cause(status, err)
+	if cause.Reason == 0 || x.proxy.cfg.Fallback == nil {
+		cause.write(w)
+		return
 	}
-	d := details[status]
-	d.Status = status
-	problem.Write(w, d)
+	x.watch.stop()
+	x.fellBack = true
+	r := x.in
+	if x.upload != nil {
+		if x.upload.untouched() && x.upload.replay.empty() {
+			x.upload = nil // the fallback's now
+		} else {
+			r = r.WithContext(r.Context())
+			r.Body = usedBody{}
+		}
+	}
+	x.proxy.fallBack(w, r, cause)
 }
 
-// logCut logs why an answer was broken off.
-func (x *exchange) logCut() {
+// logCut logs why an answer was broken off; left says whether the client had
+// gone before.
+func (x *exchange) logCut(left bool) {
 	switch err := x.body.err; {
-	case x.idle == errClientIdle || x.in.Context().Err() != nil:
+	case x.idle == errClientIdle || left:
 		x.log(statusClientClosed, "proxy: client left an answer", errors.Join(x.idle, err))
 	case err != nil:
 		x.log(http.StatusBadGateway, "proxy: answer broken off", errors.Join(x.idle, err))
@@ -129,10 +147,18 @@ func (x *exchange) logCut() {
 	}
 }
 
+// upstreamName is empty if the request was sent to none.
+func (x *exchange) upstreamName() string {
+	if x.upstream == nil {
+		return ""
+	}
+	return x.upstream.name
+}
+
 // log leaves out the query, where secrets are.
 func (x *exchange) log(status int, msg string, err error, more ...slog.Attr) {
 	level := slog.LevelDebug
-	if status >= 500 {
+	if status >= 500 && status != http.StatusServiceUnavailable { // these come in floods
 		level = slog.LevelError
 	}
 	logger := x.proxy.cfg.ErrorLog
@@ -146,7 +172,7 @@ func (x *exchange) log(status int, msg string, err error, more ...slog.Attr) {
 	attrs := []slog.Attr{
 		slog.String("method", x.in.Method),
 		slog.String("path", x.in.URL.Path),
-		slog.String("upstream", x.upstream.name),
+		slog.String("upstream", x.upstreamName()),
 		slog.Int("status", status),
 	}
 	if id := x.forwarded.id[0]; id != "" {

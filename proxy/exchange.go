@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/http/httputil"
+	"net/textproto"
+	"net/url"
 	"strings"
 	"time"
 )
@@ -18,11 +21,18 @@ import (
 // context value, and is the ReverseProxy's transport: what ReverseProxy leaves
 // open is closed between the two.
 type exchange struct {
-	proxy    *Proxy
-	upstream *upstream
-	path     string // escaped, below the upstream's base
-	in       *http.Request
-	w        http.ResponseWriter // as ReverseProxy sees it
+	proxy *Proxy
+	path  string // escaped, below the upstream's base
+	in    *http.Request
+	w     http.ResponseWriter // as ReverseProxy sees it
+
+	upstream *upstream   // of the latest attempt; nil before the first
+	tried    []*upstream // by earlier ones
+	held     bool        // upstream counts this request
+	pending  ending
+	ticket   *ticket // nil without a breaker
+	sent     bool    // an upstream may have got the request
+	fellBack bool
 
 	reverse   httputil.ReverseProxy
 	cancel    context.CancelCauseFunc // nil before RoundTrip
@@ -82,6 +92,7 @@ func (x *exchange) serve(w http.ResponseWriter) {
 // finish runs when ReverseProxy has returned (done) or panics.
 func (x *exchange) finish(done bool) {
 	x.watch.stop()
+	x.release()
 	if x.cancel != nil {
 		x.cancel(nil)
 	}
@@ -91,8 +102,14 @@ func (x *exchange) finish(done bool) {
 			return
 		}
 	}
+	if x.fellBack && !done {
+		return // the handler that answered has broken off, and has seen to it
+	}
 	rc := http.NewResponseController(innermost(x.w))
 	if !done && x.body.begun {
+		// Before the cut, which over HTTP/2 cancels this context as the client
+		// does when it leaves.
+		left := x.in.Context().Err() != nil
 		// Something above may recover the panic and return, and the server
 		// would then end a chunked body properly: half an answer becomes a
 		// whole one (golang/go#28239 is of this kind). With its deadline missed
@@ -109,12 +126,12 @@ func (x *exchange) finish(done bool) {
 			// it would look as if the client had left.
 			x.upload.stop(rc)
 		}
-		x.logCut()
+		x.logCut(left)
 		return
 	}
 	limit := x.proxy.cfg.Timeouts.ClientIdle
 	if limit == 0 {
-		if !x.proxy.cfg.FullDuplex || !x.upload.unfinished() {
+		if !x.proxy.cfg.FullDuplex || !x.leftover() {
 			return
 		}
 		// The server takes for granted that nobody reads the body any more, and
@@ -124,8 +141,10 @@ func (x *exchange) finish(done bool) {
 	// When the handler has returned, the server may first read what is left of
 	// the request's body, and then sends what is left in its buffers.
 	write := time.Now().Add(limit)
-	if x.upload.unfinished() && x.in.ProtoMajor == 1 {
-		x.upload.stop(rc)
+	if x.leftover() && x.in.ProtoMajor == 1 {
+		if x.upload != nil {
+			x.upload.stop(rc)
+		}
 		closeAfterAnswer(innermost(x.w))
 		if x.idle != errClientIdle {
 			rc.SetReadDeadline(write)
@@ -133,6 +152,14 @@ func (x *exchange) finish(done bool) {
 		}
 	}
 	rc.SetWriteDeadline(write)
+}
+
+// leftover reports whether a part of the request's body may not have been read.
+// What a fallback does with a body that is its own is not known; it matters in
+// full duplex only, where the server does not see to the rest.
+func (x *exchange) leftover() bool {
+	return x.upload.unfinished() ||
+		x.fellBack && x.upload == nil && x.proxy.cfg.FullDuplex && x.in.ContentLength != 0
 }
 
 // closeAfterAnswer makes a server of HTTP/1 close the connection when it has
@@ -178,9 +205,6 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 // rewrite makes the outgoing request of the incoming one.
 func (x *exchange) rewrite(pr *httputil.ProxyRequest) {
 	out := pr.Out
-	if err := x.upstream.route(out.URL, x.path); err != nil {
-		panic(err) // the path comes from EscapedPath, which unescapes
-	}
 	if !x.proxy.cfg.PreserveHost {
 		out.Host = ""
 	}
@@ -192,17 +216,81 @@ func (x *exchange) rewrite(pr *httputil.ProxyRequest) {
 	x.forwarded.set(out.Header, pr.In, x.proxy, x.w.Header())
 }
 
-// RoundTrip is one attempt to get an answer from the upstream.
+// RoundTrip is called once by ReverseProxy.
 func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
+	if x.proxy.cfg.Retries.Max > 0 {
+		x.proxy.budget.earn(x.proxy.cfg.Retries.Budget)
+	}
+	if err := x.acquire(); err != nil {
+		return nil, err
+	}
+	for {
+		res, err := x.send(out)
+		x.sent = x.sent || !isDialError(err)
+		x.judge(res, err)
+		if x.tryAgain(res, err) {
+			if x.acquire() == nil {
+				continue
+			}
+			// Nobody is left, and the outcome is that of the latest attempt.
+			if err == nil {
+				err = &badStatus{res.StatusCode}
+			}
+			return nil, err
+		}
+		if err == nil && x.proxy.cfg.Fallback != nil && failed(res.StatusCode) {
+			res.Body.Close()
+			x.body = body{}
+			return nil, &badStatus{res.StatusCode}
+		}
+		return res, err
+	}
+}
+
+// isDialError reports whether no connection was made, so that the upstream
+// cannot have heard of the request.
+func isDialError(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "dial"
+}
+
+// send is one attempt to get an answer from the upstream.
+func (x *exchange) send(out *http.Request) (*http.Response, error) {
 	// The context is made from the incoming request's, not from out's, to leave
 	// ReverseProxy's trace hook behind: see informer.
 	ctx, cancel := context.WithCancelCause(x.in.Context())
-	x.cancel = cancel
-	x.trace.Got1xxResponse = x.got1xx
-	out = out.WithContext(httptrace.WithClientTrace(ctx, &x.trace))
+	trace := &x.trace
+	if attempt := len(x.tried); attempt == 0 {
+		x.cancel = cancel
+		trace.Got1xxResponse = x.got1xx
+	} else {
+		if !x.watch.renew(func() { x.cancel = cancel }) {
+			cancel(nil)
+			return nil, x.idle
+		}
+		// What the attempts before were given they may still be reading.
+		trace = &httptrace.ClientTrace{Got1xxResponse: func(status int, fields textproto.MIMEHeader) error {
+			return x.relay(attempt, status, fields)
+		}}
+		x.informer.begin(attempt)
+	}
+	target := out.URL
+	out = out.WithContext(httptrace.WithClientTrace(ctx, trace))
+	if len(x.tried) > 0 {
+		out.URL = &url.URL{RawQuery: target.RawQuery, ForceQuery: target.ForceQuery}
+	}
+	if err := x.upstream.route(out.URL, x.path); err != nil {
+		panic(err) // the path comes from EscapedPath, which unescapes
+	}
 	if out.Body != nil && out.Body != http.NoBody {
-		x.upload = &upload{src: out.Body, watch: &x.watch, reading: make(chan struct{}, 1)}
-		out.Body = x.upload
+		u := &upload{src: out.Body, watch: &x.watch, reading: make(chan struct{}, 1)}
+		if x.upload != nil {
+			u.replay = x.upload.replay
+		} else if most := x.proxy.cfg.Retries.MaxBody; most > 0 && x.proxy.cfg.Retries.Max > 0 && isIdempotent(x.in) {
+			u.replay = &replay{most: most}
+		}
+		x.upload = u
+		out.Body = u
 	}
 	res, err := x.proxy.transport.RoundTrip(out)
 	x.informer.settle()

@@ -2,7 +2,9 @@ package proxy
 
 import (
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/goweir/weir/internal/problem"
 )
@@ -29,8 +31,14 @@ var (
 )
 
 // retryAfter is what a client is told that was refused because of what others
-// do, in seconds: long enough to spare the server, and not worth an option.
-const retryAfter = "10"
+// do: long enough to spare the server, and not worth an option.
+const retryAfter = 10 * time.Second
+
+// setRetryAfter tells a client when to come again, in seconds: RFC 9110 section
+// 10.2.3.
+func setRetryAfter(h http.Header, after time.Duration) {
+	h.Set("Retry-After", strconv.FormatInt(int64((after+time.Second-1)/time.Second), 10))
+}
 
 // check decides whether r may be sent to an upstream, and under which escaped
 // path.
@@ -93,7 +101,7 @@ func (f *refusal) write(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 	}
 	if f.status == http.StatusServiceUnavailable {
-		w.Header().Set("Retry-After", retryAfter)
+		setRetryAfter(w.Header(), retryAfter)
 	}
 	if f.final && r.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close")

@@ -18,6 +18,7 @@ var errInformational = errors.New("upstream sent too many informational response
 // what middleware has set in the response header (golang/go#81207).
 type informer struct {
 	mu      sync.Mutex
+	attempt int  // who may write
 	settled bool // the transport has returned: the writer is the handler's again
 	relayed int
 }
@@ -30,13 +31,24 @@ func (i *informer) settle() {
 	i.settled = true
 }
 
+// begin lets the next attempt write, and none before it.
+func (i *informer) begin(attempt int) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.attempt, i.settled = attempt, false
+}
+
 // got1xx is the httptrace hook. The transport calls it on a goroutine of its
 // own while the handler's waits in RoundTrip, and may call it a last time after
 // that.
 func (x *exchange) got1xx(status int, fields textproto.MIMEHeader) error {
+	return x.relay(0, status, fields)
+}
+
+func (x *exchange) relay(attempt, status int, fields textproto.MIMEHeader) error {
 	x.informer.mu.Lock()
 	defer x.informer.mu.Unlock()
-	if x.informer.settled {
+	if x.informer.settled || x.informer.attempt != attempt {
 		return nil
 	}
 	if x.informer.relayed++; x.informer.relayed > x.proxy.cfg.MaxInformational {

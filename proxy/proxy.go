@@ -32,7 +32,9 @@
 //	500     the upstream agreed to an upgrade, but a ResponseWriter in front has no Hijack
 //	502     the upstream cannot be reached, or its answer is not valid HTTP,
 //	        too large in its header, or changes the protocol unasked
-//	503     an upgrade, while there are MaxTunnels or after Shutdown
+//	503     no upstream can be used, its breaker is open, or the bound on
+//	        requests in flight is reached; and an upgrade, while there are
+//	        MaxTunnels or after Shutdown. Retry-After says when to come again
 //	504     a time limit of dialing, TLS, the header, or the request's body passed
 //
 // After the header was sent there is no status to give: the answer is broken
@@ -42,6 +44,31 @@
 //
 // An answer that comes before the request's body was read to its end is sent at
 // once, and closes an HTTP/1 connection.
+//
+// # Several upstreams
+//
+// Config.Balance says how one is chosen. What keeps requests from those that
+// cannot serve them is off until it is asked for:
+//
+//   - Config.Ejection judges by the requests themselves. It reacts within a few
+//     requests, and never leaves nobody.
+//   - Config.HealthCheck and [Proxy.CheckHealth] ask. They see what fails before
+//     any request does, and that it is well again.
+//   - Config.InFlight keeps a slow upstream from collecting requests without end.
+//   - Config.Breaker lets an upstream rest of which too many requests fail.
+//   - Config.Retries send a request that failed to another upstream, if that
+//     cannot execute anything twice, and within a budget.
+//
+// [Proxy.SetUpstreams] replaces the list while requests are under way, and
+// [Proxy.Upstreams] shows what is known of each.
+//
+// # When no upstream can serve
+//
+// Config.Fallback is a handler that answers in their place, as long as nothing
+// was sent, and learns why from [CauseFrom]. [FixedAnswer] is one, a [Stale] with
+// the last good answers another, and so is a second Proxy, which takes over what
+// cannot be executed twice. [Proxy.ForceFallback] switches to it by hand, and
+// back.
 //
 // # Where it stands
 //
@@ -56,6 +83,7 @@ import (
 	"io"
 	"log"
 	"net/http"
+	"sync"
 	"sync/atomic"
 )
 
@@ -66,14 +94,20 @@ import (
 // been idle for Timeouts.IdleConn; there is nothing that must be closed. A
 // server that ends in an orderly way calls Shutdown for the WebSockets.
 type Proxy struct {
-	cfg       Config // with defaults filled in
-	strip     prefix
-	fields    fieldNames
-	upstreams []*upstream
-	next      atomic.Uint64
+	cfg    Config // with defaults filled in
+	strip  prefix
+	fields fieldNames
 
-	base      *http.Transport
+	pool      atomic.Pointer[pool]
+	replacing sync.Mutex // of pool
+	forced    atomic.Bool
+	budget    budget // of retries
+	ejecting  sync.Mutex
+	checking  sync.Mutex
+
+	base      *connections
 	transport http.RoundTripper // base, as WrapTransport returned it
+	judges    bool              // outcomes of attempts are of interest
 	buffers   bufferPool
 	tunnels   tunnels
 	discard   *log.Logger
@@ -82,17 +116,24 @@ type Proxy struct {
 // New returns a Proxy for cfg. It does no I/O. The error joins all faults of
 // cfg ([errors.Join]), each with the prefix "proxy: " and what is allowed.
 func New(cfg Config) (*Proxy, error) {
-	upstreams, strip, faults := cfg.resolve()
+	strip, faults := cfg.resolve()
 	p := &Proxy{
-		cfg:       cfg,
-		strip:     strip,
-		fields:    newFieldNames(&cfg),
-		upstreams: upstreams,
-		base:      newTransport(&cfg),
-		discard:   log.New(io.Discard, "", 0),
+		cfg:     cfg,
+		strip:   strip,
+		fields:  newFieldNames(&cfg),
+		discard: log.New(io.Discard, "", 0),
 	}
 	p.tunnels.buffers, p.tunnels.max = &p.buffers, p.cfg.MaxTunnels
+	if faults != nil {
+		p.cfg.InFlight, p.cfg.Breaker = InFlight{}, Breaker{} // they may be what is wrong
+	}
+	pool, wrong := p.newPool(cfg.Upstreams, nil)
+	faults = append(wrong, faults...)
+	p.pool.Store(pool)
+	p.cfg.Upstreams = nil // they change
+	p.base = newConnections(&p.cfg)
 	p.transport = p.base
+	p.judges = cfg.Ejection.Failures > 0 || cfg.Breaker.FailureRatio > 0
 	if cfg.WrapTransport != nil {
 		if p.transport = cfg.WrapTransport(p.base); p.transport == nil {
 			faults = append(faults, errNilTransport)
@@ -113,6 +154,14 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refused.write(w, r)
 		return
 	}
+	if cause, ok := r.Context().Value(causeKey{}).(*Cause); ok && !mayRepeat(r, cause) {
+		cause.write(w)
+		return
+	}
+	if p.forced.Load() {
+		p.fallBack(w, r, &Cause{Reason: Forced, Status: http.StatusServiceUnavailable})
+		return
+	}
 	var t *tunnel
 	if wantsUpgrade(r) {
 		if refused := p.tunnels.admit(); refused != nil {
@@ -121,16 +170,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		t = &tunnel{registry: &p.tunnels, idle: p.cfg.Timeouts.TunnelIdle}
 	}
-	x := &exchange{proxy: p, in: r, path: path, upstream: p.pick(), tunnel: t}
+	x := &exchange{proxy: p, in: r, path: path, tunnel: t}
 	x.serve(w)
-}
-
-// pick returns the upstream whose turn it is.
-func (p *Proxy) pick() *upstream {
-	if len(p.upstreams) == 1 {
-		return p.upstreams[0]
-	}
-	return p.upstreams[(p.next.Add(1)-1)%uint64(len(p.upstreams))]
 }
 
 // CloseIdleConnections closes the connections to upstreams that no request

@@ -302,3 +302,53 @@ func TestAnswersPassUnchanged(t *testing.T) {
 		}
 	}
 }
+
+// lateReader is a transport that reads the request's body once more after its
+// end, when the answer has begun, as the one of net/http may: it looks for bytes
+// beyond the Content-Length while the upstream answers already. The server has
+// closed the body by then, and an error instead of an end would break the answer.
+type lateReader struct{ late chan error }
+
+func (l lateReader) RoundTrip(r *http.Request) (*http.Response, error) {
+	if _, err := io.Copy(io.Discard, r.Body); err != nil {
+		return nil, err
+	}
+	answer, w := io.Pipe()
+	go func() {
+		w.Write(make([]byte, 64<<10)) // more than the server holds back
+		_, err := r.Body.Read(make([]byte, 1))
+		l.late <- err
+		w.Close()
+	}()
+	return &http.Response{StatusCode: 200, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Body: answer, ContentLength: -1, Request: r}, nil
+}
+
+func TestBodyStaysEnded(t *testing.T) {
+	transport := lateReader{make(chan error, 1)}
+	p := newProxy(t, func(cfg *proxy.Config) {
+		cfg.WrapTransport = func(http.RoundTripper) http.RoundTripper { return transport }
+	}, "http://127.0.0.1:1")
+	plain := bare(t, "http://127.0.0.1:1")
+	plain.Transport = transport
+	for _, tt := range []struct {
+		name string
+		h    http.Handler
+		want error
+	}{
+		{"proxy", p, io.EOF},
+		{"ReverseProxy", plain, http.ErrBodyReadAfterClose},
+	} {
+		s := serve(t, tt.h)
+		res, err := s.Client().Post(s.URL, "text/plain", strings.NewReader("hello"))
+		if err != nil {
+			t.Fatalf("%s: %v", tt.name, err)
+		}
+		if n, err := io.Copy(io.Discard, res.Body); n != 64<<10 || err != nil {
+			t.Errorf("%s: the answer has %d bytes, %v", tt.name, n, err)
+		}
+		res.Body.Close()
+		if got := <-transport.late; got != tt.want {
+			t.Errorf("%s: reading behind the end of the body gives %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}

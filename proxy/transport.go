@@ -4,8 +4,54 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
+
+// connections is the transport of one Proxy: an http.Transport, and from time to
+// time a new one, because an http.Transport uses a connection for as long as it
+// is busy, and so keeps talking to where the name once pointed (golang/go#23427).
+type connections struct {
+	cfg     *Config
+	current atomic.Pointer[generation]
+}
+
+type generation struct {
+	*http.Transport
+	born time.Time
+}
+
+func newConnections(cfg *Config) *connections {
+	c := &connections{cfg: cfg}
+	c.current.Store(&generation{newTransport(cfg), time.Now()})
+	return c
+}
+
+func (c *connections) RoundTrip(r *http.Request) (*http.Response, error) {
+	g := c.current.Load()
+	if age := c.cfg.Timeouts.ConnAge; age > 0 && time.Since(g.born) >= age {
+		g = c.replace(g)
+	}
+	return g.RoundTrip(r)
+}
+
+// replace puts a new transport in the place of old, unless that was done, and
+// returns the one that is there.
+func (c *connections) replace(old *generation) *generation {
+	g := &generation{newTransport(c.cfg), time.Now()}
+	if !c.current.CompareAndSwap(old, g) {
+		return c.current.Load()
+	}
+	// It closes those that become idle later, too, until the transport is used
+	// again, and then what is left ends by itself (IdleConn).
+	old.CloseIdleConnections()
+	return g
+}
+
+func (c *connections) renew() { c.replace(c.current.Load()) }
+
+// CloseIdleConnections is what http.Client looks for.
+func (c *connections) CloseIdleConnections() { c.current.Load().CloseIdleConnections() }
 
 // newTransport returns the transport of one Proxy. Transports are not shared:
 // their limits are those of one configuration.

@@ -92,6 +92,19 @@ func (w *watch) fire() {
 	w.scheduleLocked()
 }
 
+// renew forgets what was awaited, and calls f with mu held, so that it does not
+// run while expire does. It is not called if the watch has ended.
+func (w *watch) renew(f func()) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.stopped {
+		return false
+	}
+	w.waits = [2]side{}
+	f()
+	return true
+}
+
 // stop ends the watch. When it has returned, expire has too or never runs.
 func (w *watch) stop() {
 	w.mu.Lock()

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"sync/atomic"
 	"time"
 
+	"github.com/DeRuina/timberjack"
+
 	"github.com/goweir/weir/capture"
+	"github.com/goweir/weir/examples/gateway/internal/config"
 )
 
 // flushTime is how long records may take to be written when the gateway ends.
@@ -19,17 +21,17 @@ const flushTime = 5 * time.Second
 // records wait in a bounded queue, and what does not fit is counted.
 type audit struct {
 	queue *capture.Queue
-	file  *os.File // nil for standard output
+	file  io.Closer // nil for standard output
 	log   *slog.Logger
 	last  atomic.Int64 // when an error was logged
 }
 
-// openAudit appends to the named file, which only its owner may read: it holds
+// openAudit appends to the file of c, which only its owner may read: it holds
 // what passes. "-" is stdout.
-func openAudit(name string, stdout io.Writer, log *slog.Logger) (*audit, error) {
+func openAudit(c config.Audit, stdout io.Writer, log *slog.Logger) (*audit, error) {
 	a := &audit{log: log}
-	if name != "-" {
-		f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if c.File != "-" {
+		f, err := openAuditFile(c)
 		if err != nil {
 			return nil, fmt.Errorf("cannot record exchanges: %w", err)
 		}
@@ -37,6 +39,23 @@ func openAudit(name string, stdout io.Writer, log *slog.Logger) (*audit, error) 
 	}
 	a.queue = capture.Async(capture.JSONL(stdout), &capture.AsyncOptions{OnError: a.failed})
 	return a, nil
+}
+
+func openAuditFile(c config.Audit) (io.WriteCloser, error) {
+	f, err := capture.OpenFile(c.File)
+	if err != nil || c.MaxSize == 0 {
+		return f, err
+	}
+	// It exists now, for its owner alone, and can be written.
+	if err := f.Close(); err != nil {
+		return nil, err
+	}
+	return &timberjack.Logger{
+		Filename:   c.File,
+		MaxSize:    int(c.MaxSize >> 20),
+		MaxBackups: int(c.Keep),
+		FileMode:   0o600,
+	}, nil
 }
 
 // failed logs that a record was lost, at most once a second: a full disk fails
@@ -55,9 +74,6 @@ func (a *audit) close() error {
 	defer cancel()
 	err := a.queue.Close(ctx)
 	if a.file != nil {
-		if serr := a.file.Sync(); err == nil {
-			err = serr
-		}
 		if cerr := a.file.Close(); err == nil {
 			err = cerr
 		}

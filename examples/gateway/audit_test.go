@@ -3,6 +3,8 @@ package main_test
 import (
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -158,5 +160,42 @@ func webSocketEcho(t *testing.T, url string) {
 	}
 	if err := c.Close(websocket.StatusNormalClosure, ""); err != nil {
 		t.Error(err)
+	}
+}
+
+// A file that has grown to its size is set aside, and no more of them are kept
+// than asked for. Every record is whole, in one of them.
+func TestAuditRotates(t *testing.T) {
+	g := start(t, `
+audit: {max_size: 1MiB, keep: 2}
+routes: [{path: /, upstreams: [demo]}]
+`)
+	body := strings.Repeat("weir ", 10_000)
+	for range 60 { // of about 100 KB each
+		req := request(t, "POST", g.URL+"/echo", body)
+		req.Header.Set("Content-Type", "text/plain")
+		if _, _, err := do(t, req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g.stop(t)
+	dir := filepath.Dir(g.Audit)
+	files, err := filepath.Glob(filepath.Join(dir, "audit*.jsonl"))
+	if err != nil || len(files) != 3 {
+		t.Fatalf("%d files (%v), want the current and two older ones", len(files), err)
+	}
+	for _, file := range files {
+		info, err := os.Stat(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Size() > 1<<20 || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s has %d bytes and mode %v, want 1 MiB at most and 0600", file, info.Size(), info.Mode())
+		}
+		for _, r := range readAudit(t, file) {
+			if r.Request.Body != body {
+				t.Errorf("a record in %s has a body of %d bytes, want %d", file, len(r.Request.Body), len(body))
+			}
+		}
 	}
 }

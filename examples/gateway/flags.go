@@ -30,7 +30,7 @@ func load(args []string, stderr io.Writer) (c *config.Config, isBuiltIn bool, er
 		upstream config.Upstream
 		file     = flags.String("config", "", "read the configuration from `FILE`")
 		audit    = flags.String("audit", "", "record exchanges in `FILE`; - is standard output")
-		redis    = flags.String("redis", "", "share limits through the Redis server at `URL`")
+		redis    = flags.String("redis", "", "share limits through the Redis server at `URL`; \"embedded\" is one inside, for trying out")
 	)
 	flags.Func("listen", "listen on `ADDR`, such as 127.0.0.1:8080; port 0 takes any that is free", func(s string) error {
 		return listen.UnmarshalText([]byte(s))
@@ -54,9 +54,6 @@ func load(args []string, stderr io.Writer) (c *config.Config, isBuiltIn bool, er
 	if *file != "" && upstream != "" {
 		faults = append(faults, errors.New("-config and -upstream exclude each other: a configuration names its upstreams"))
 	}
-	if *redis != "" {
-		faults = append(faults, errors.New("-redis comes with weir's Redis backend, which is not part of this version; without the flag limits are kept in memory"))
-	}
 	c, err = choose(*file, upstream)
 	if err != nil {
 		faults = append(faults, err)
@@ -73,6 +70,9 @@ func load(args []string, stderr io.Writer) (c *config.Config, isBuiltIn bool, er
 	}
 	if *audit != "" {
 		c.Audit.File = *audit
+	}
+	if *redis != "" {
+		c.Redis.URL = *redis
 	}
 	return c, *file == "" && upstream == "", nil
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/goweir/weir/capture"
+	"github.com/goweir/weir/capture/decoders"
 	"github.com/goweir/weir/clientip"
 	"github.com/goweir/weir/examples/gateway/internal/config"
 	"github.com/goweir/weir/limiter"
@@ -24,7 +25,7 @@ import (
 // route, and capture before the limits, so that refusals and requests for which
 // there is no route are recorded too. The proxies, one a route, are returned for
 // their tunnels to be drained.
-func newGateway(c *config.Config, demo string, sink capture.Sink, lost func(error), log *slog.Logger) (http.Handler, []*proxy.Proxy, error) {
+func newGateway(c *config.Config, demo string, quotas limiter.Limiter, sink capture.Sink, lost func(error), log *slog.Logger) (http.Handler, []*proxy.Proxy, error) {
 	trust := make([]netip.Prefix, len(c.Trust))
 	for i, p := range c.Trust {
 		trust[i] = p.Prefix
@@ -36,9 +37,8 @@ func newGateway(c *config.Config, demo string, sink capture.Sink, lost func(erro
 	var proxies []*proxy.Proxy
 	mux := http.NewServeMux()
 	bodiless := map[string]bool{} // by pattern
-	store := limiter.NewMemory(nil)
 	for i, r := range c.Routes {
-		h, p, err := newRoute(r, c.Timeouts, demo, store, resolver, log)
+		h, p, err := newRoute(r, c.Timeouts, demo, quotas, resolver, log)
 		if err != nil {
 			return nil, nil, fmt.Errorf("routes[%d]: %w", i, err)
 		}
@@ -51,7 +51,7 @@ func newGateway(c *config.Config, demo string, sink capture.Sink, lost func(erro
 }
 
 // newRoute returns what answers the requests of one route, and the proxy in it.
-func newRoute(r config.Route, t config.Timeouts, demo string, store limiter.Limiter, resolver *clientip.Resolver, log *slog.Logger) (http.Handler, *proxy.Proxy, error) {
+func newRoute(r config.Route, t config.Timeouts, demo string, quotas limiter.Limiter, resolver *clientip.Resolver, log *slog.Logger) (http.Handler, *proxy.Proxy, error) {
 	upstreams := make([]proxy.Upstream, len(r.Upstreams))
 	for i, u := range r.Upstreams {
 		upstreams[i].URL = string(u)
@@ -86,7 +86,7 @@ func newRoute(r config.Route, t config.Timeouts, demo string, store limiter.Limi
 			capture.From(r.Context()).Refused(refuser(rules, d))
 		}
 	}
-	return limiter.Middleware(store, rules, &limiter.Options{OnDecision: note})(p), p, nil
+	return limiter.Middleware(quotas, rules, &limiter.Options{OnDecision: note})(p), p, nil
 }
 
 // refuser names what refused a request, for its record.
@@ -105,6 +105,7 @@ func captureOptions(a config.Audit, bodiless map[string]bool, lost func(error)) 
 		ResponseCap: limit,
 		Budget:      capture.NewBudget(int64(a.Budget)),
 		OnError:     lost,
+		Decoders:    decoders.All(),
 		RequestBody: func(r *http.Request, skip capture.SkipReason) capture.SkipReason {
 			if skip == "" && bodiless[r.Pattern] {
 				return capture.SkipSampledOut

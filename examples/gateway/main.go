@@ -63,12 +63,17 @@ func serve(c *config.Config, withTour bool, signals <-chan os.Signal, stdout, st
 		return err
 	}
 	defer demo.Close()
-	audit, err := openAudit(c.Audit.File, stdout, log)
+	quotas, err := openStore(c.Redis, log)
+	if err != nil {
+		return err
+	}
+	defer quotas.Close()
+	audit, err := openAudit(c.Audit, stdout, log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, audit.close()) }()
-	gateway, proxies, err := newGateway(c, demo.URL, audit.queue, audit.failed, log)
+	gateway, proxies, err := newGateway(c, demo.URL, quotas, audit.queue, audit.failed, log)
 	if err != nil {
 		return usageError{err}
 	}
@@ -78,6 +83,7 @@ func serve(c *config.Config, withTour bool, signals <-chan os.Signal, stdout, st
 	base := "http://" + ln.Addr().String()
 	fmt.Fprintf(stdout, "weir gateway listening on %s\n", base)
 	describe(stdout, c)
+	quotas.describe(stdout)
 	if withTour {
 		tour(stdout, base, c.Audit.File)
 	}

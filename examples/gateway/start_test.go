@@ -46,7 +46,6 @@ routes:
 			"weir gateway: nothing was started",
 			`unexpected argument "more"`,
 			"-config and -upstream exclude each other",
-			"-redis comes with weir's Redis backend",
 			bad + ":1:9: listen: ",
 			bad + ":3:5: ",
 			bad + ":4:5: ",
@@ -55,7 +54,7 @@ routes:
 		{"unknown flag", []string{"-nope"}, 2, []string{"weir gateway: nothing was started", "flag provided but not defined: -nope"}},
 		{"bad address", []string{"-listen", "8080"}, 2, []string{"weir gateway: nothing was started", `invalid value "8080" for flag -listen: `}},
 		{"bad upstream", []string{"-upstream", "localhost"}, 2, []string{"weir gateway: nothing was started", `invalid value "localhost" for flag -upstream: `}},
-		{"redis", []string{"-redis", "redis://127.0.0.1:6379"}, 2, []string{"weir gateway: nothing was started", "-redis comes with weir's Redis backend"}},
+		{"bad redis", []string{"-listen", "127.0.0.1:0", "-redis", "127.0.0.1:6379"}, 2, []string{"weir gateway: nothing was started", "redislimiter: Open: "}},
 		{"port taken", []string{"-listen", taken.Addr().String(), "-audit", filepath.Join(dir, "unused.jsonl")}, 1, []string{
 			"weir gateway: listen tcp " + taken.Addr().String() + ": bind: address already in use",
 		}},
@@ -64,7 +63,7 @@ routes:
 		}},
 		{"configuration is a directory", []string{"-config", dir}, 1, []string{"weir gateway: read " + dir + ": is a directory"}},
 		{"unwritable audit", []string{"-listen", "127.0.0.1:0", "-audit", filepath.Join(dir, "none", "audit.jsonl")}, 1, []string{
-			"weir gateway: cannot record exchanges: open " + filepath.Join(dir, "none", "audit.jsonl") + ": no such file or directory",
+			"weir gateway: cannot record exchanges: capture: open " + filepath.Join(dir, "none", "audit.jsonl") + ": no such file or directory",
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

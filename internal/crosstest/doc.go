@@ -5,6 +5,11 @@
 //   - RateLimit fields are read back by a parser of Structured Fields (RFC 9651)
 //     that shares nothing with the code that writes them;
 //   - the token bucket is compared with golang.org/x/time/rate;
+//   - answers that break off, informational responses and uploads pass from the
+//     proxy through chi, Gin and Echo;
+//   - the tests of github.com/gorilla/websocket run through the proxy;
+//   - short histories of several clients of one Redis server, with faults, are
+//     checked for linearizability by github.com/anishathalye/porcupine;
 //   - sequences of operations on all algorithms, and keys, are drawn and shrunk by
 //     pgregory.net/rapid.
 //

@@ -61,7 +61,7 @@ var edits = []edit{
 // returns its name. It maps the edited tests over net/http's own, and source
 // with all it imports into GOROOT.
 func overlay(t testing.TB, goroot, source string) (string, error) {
-	o := overlayDir{dir: t.TempDir(), goroot: goroot, Replace: map[string]string{}}
+	o := overlayDir{dir: t.TempDir(), at: filepath.Join(goroot, "src"), Replace: map[string]string{}}
 	for _, e := range edits {
 		path := filepath.Join(goroot, "src/net/http", e.file)
 		text, err := os.ReadFile(path)
@@ -115,16 +115,17 @@ func overlay(t testing.TB, goroot, source string) (string, error) {
 }
 
 type overlayDir struct {
-	dir, goroot string
-	Replace     map[string]string
+	dir     string // where the files are
+	at      string // where the go command is to see them
+	Replace map[string]string
 }
 
 func (o *overlayDir) add(name string, text []byte) error {
-	path := filepath.Join(o.dir, "src", filepath.FromSlash(name))
+	path := filepath.Join(o.dir, "files", filepath.FromSlash(name))
 	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
 		return err
 	}
-	o.Replace[filepath.Join(o.goroot, "src", filepath.FromSlash(name))] = path
+	o.Replace[filepath.Join(o.at, filepath.FromSlash(name))] = path
 	return os.WriteFile(path, text, 0o666)
 }
 

@@ -4,6 +4,9 @@
 // Nothing of those tests is kept here. They are read from GOROOT when the test
 // runs, edited so that each handler passes through a function named Wrap, and
 // given to "go test -overlay" together with copies of our packages.
+//
+// The tests of httputil.ReverseProxy are pointed at package proxy in the same
+// way; see [CompareReverseProxy].
 package stdtest
 
 import (
@@ -110,29 +113,29 @@ func Compare(t testing.TB, v Variant) (Report, error) {
 
 	// Without -count the go command remembers a baseline in which everything
 	// passed, also for the other packages that ask for it.
-	base, err := goTest(t, "-run="+v.Run)
+	base, err := netHTTP(t, "-run="+v.Run)
 	if err != nil {
 		return Report{}, err
 	}
 	start := time.Now()
-	got, err := goTest(t, "-run="+v.Run, with, "-count=1")
+	got, err := netHTTP(t, "-run="+v.Run, with, "-count=1")
 	if err != nil {
 		return Report{}, err
 	}
-	r := Report{Baseline: len(base.passed), Elapsed: time.Since(start)}
+	r := Report{Baseline: len(base.Passed), Elapsed: time.Since(start)}
 	if r.Baseline == 0 {
 		return r, fmt.Errorf("none of net/http's tests passed without the wrapper:\n%s", base.tail())
 	}
 	var lost []string
-	for name := range base.passed {
-		if got.passed[name] == 0 {
+	for name := range base.Passed {
+		if got.Passed[name] == 0 {
 			lost = append(lost, name)
 		}
 	}
 	slices.Sort(lost)
 	r.Passed = r.Baseline - len(lost)
 	if len(lost) == 0 {
-		if !got.ok && len(got.failed) == 0 {
+		if !got.ok && len(got.Failed) == 0 {
 			return r, fmt.Errorf("all tests passed, yet the run failed:\n%s", got.tail())
 		}
 		return r, nil
@@ -152,23 +155,23 @@ func Compare(t testing.TB, v Variant) (Report, error) {
 		"-run=^(" + strings.Join(slices.Sorted(maps.Keys(tops)), "|") + ")$",
 		fmt.Sprintf("-count=%d", reruns),
 	}
-	gotAgain, err := goTest(t, append(again, with)...)
+	gotAgain, err := netHTTP(t, append(again, with)...)
 	if err != nil {
 		return r, err
 	}
-	baseAgain, err := goTest(t, again...)
+	baseAgain, err := netHTTP(t, again...)
 	if err != nil {
 		return r, err
 	}
 	var output strings.Builder
 	for _, name := range lost {
-		if gotAgain.passed[name] == reruns || baseAgain.passed[name] < reruns {
+		if gotAgain.Passed[name] == reruns || baseAgain.Passed[name] < reruns {
 			r.Flaky = append(r.Flaky, fmt.Sprintf("%s (again: %d of %d with the wrapper, %d of %d without)",
-				name, gotAgain.passed[name], reruns, baseAgain.passed[name], reruns))
+				name, gotAgain.Passed[name], reruns, baseAgain.Passed[name], reruns))
 			continue
 		}
 		r.Lost = append(r.Lost, name)
-		output.WriteString(got.output[name])
+		output.WriteString(got.Output[name])
 	}
 	r.Output = output.String()
 	return r, nil
@@ -179,25 +182,29 @@ func goEnv(t testing.TB, name string) (string, error) {
 	return strings.TrimSpace(string(out)), err
 }
 
-// results are those of one or more runs of net/http's tests.
-type results struct {
+// Results are those of one or more runs of a package's tests.
+type Results struct {
 	ok             bool
-	passed, failed map[string]int
-	output         map[string]string // by test; "" has what belongs to none
+	Passed, Failed map[string]int
+	Output         map[string]string // by test; "" has what belongs to none
 	lines          []string
 }
 
 // tail returns the end of what was printed.
-func (r results) tail() string {
+func (r Results) tail() string {
 	return strings.Join(r.lines[max(0, len(r.lines)-60):], "")
 }
 
-// goTest runs net/http's tests. That some fail is not an error.
-func goTest(t testing.TB, flags ...string) (results, error) {
+func netHTTP(t testing.TB, flags ...string) (Results, error) {
+	return GoTest(t, t.TempDir(), "net/http", append([]string{"-skip=" + skipped}, flags...)...)
+}
+
+// GoTest runs the tests of a package. That some fail is not an error.
+func GoTest(t testing.TB, dir, pkg string, flags ...string) (Results, error) {
 	// Vet is off because it looks for the folders of an overlay on disk.
-	args := append([]string{"test", "-json", "-vet=off", "-timeout=5m", "-skip=" + skipped}, flags...)
-	cmd := exec.CommandContext(t.Context(), "go", append(args, "net/http")...)
-	cmd.Dir = t.TempDir()
+	args := append([]string{"test", "-json", "-vet=off", "-timeout=5m"}, flags...)
+	cmd := exec.CommandContext(t.Context(), "go", append(args, pkg)...)
+	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=")
 	// The go command passes an interrupt on to the test it runs.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
@@ -206,9 +213,9 @@ func goTest(t testing.TB, flags ...string) (results, error) {
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
 	if _, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {
-		return results{}, err
+		return Results{}, err
 	}
-	r := results{ok: err == nil, passed: map[string]int{}, failed: map[string]int{}, output: map[string]string{}}
+	r := Results{ok: err == nil, Passed: map[string]int{}, Failed: map[string]int{}, Output: map[string]string{}}
 	for d := json.NewDecoder(&stdout); ; {
 		var e struct{ Action, Test, Output string }
 		if err := d.Decode(&e); err == io.EOF {
@@ -218,17 +225,17 @@ func goTest(t testing.TB, flags ...string) (results, error) {
 		}
 		switch {
 		case e.Action == "output" || e.Action == "build-output":
-			r.output[e.Test] += e.Output
+			r.Output[e.Test] += e.Output
 			r.lines = append(r.lines, e.Output)
 		case e.Action == "pass" && e.Test != "":
-			r.passed[e.Test]++
+			r.Passed[e.Test]++
 		case e.Action == "fail" && e.Test != "":
-			r.failed[e.Test]++
+			r.Failed[e.Test]++
 		case e.Action == "build-fail":
 			return r, fmt.Errorf("go %s: build failed:\n%s%s", strings.Join(args, " "), r.tail(), &stderr)
 		}
 	}
-	if len(r.passed)+len(r.failed) == 0 {
+	if len(r.Passed)+len(r.Failed) == 0 {
 		return r, fmt.Errorf("go %s: no test ran:\n%s%s", strings.Join(args, " "), r.tail(), &stderr)
 	}
 	return r, nil

@@ -138,13 +138,20 @@ func waitInOrder(x *trial) {
 	x.allowed(of(p, 1))
 	turns := make(chan int, callers)
 	for i := range callers {
+		before := x.take(of(p, 0)).ResetAfter
 		go func() {
 			if err := limiter.Wait(x.ctx(), x.l, of(p, 1)); err != nil {
 				x.errorf("caller %d: Wait = %v", i, err)
 			}
 			turns <- i
 		}()
-		time.Sleep(x.second / 50) // so that they arrive in order
+		// They arrive in order: the next one comes when this one has its turn.
+		for range 10 {
+			time.Sleep(x.second / 100)
+			if x.take(of(p, 0)).ResetAfter > before+x.second/8 {
+				break
+			}
+		}
 	}
 	for i := range callers {
 		if got := <-turns; got != i {

@@ -10,15 +10,18 @@ type Config struct {
 	Listen   Address  `yaml:"listen" default:"127.0.0.1:8080"`
 	Trust    []Prefix `yaml:"trust"`
 	Audit    Audit    `yaml:"audit"`
+	Redis    Redis    `yaml:"redis"`
 	Timeouts Timeouts `yaml:"timeouts"`
 	Routes   []Route  `yaml:"routes" required:"true"`
 }
 
 // Audit says where exchanges are recorded and how much memory that may take.
 type Audit struct {
-	File    string `yaml:"file" default:"gateway-audit.jsonl"` // "-" is standard output
-	MaxBody Size   `yaml:"max_body" default:"64KiB"`           // of each body, what is beyond is counted only
-	Budget  Size   `yaml:"budget" default:"64MiB"`             // of all bodies held at one time
+	File    string   `yaml:"file" default:"gateway-audit.jsonl"` // "-" is standard output
+	MaxSize FileSize `yaml:"max_size" default:"1GiB"`            // of the file, before another is begun; 0: it grows for ever
+	Keep    Count    `yaml:"keep" default:"5"`                   // older files
+	MaxBody Size     `yaml:"max_body" default:"64KiB"`           // of each body, what is beyond is counted only
+	Budget  Size     `yaml:"budget" default:"64MiB"`             // of all bodies held at one time
 }
 
 // Timeouts bounds every phase of an exchange. There is none for a whole

@@ -8,12 +8,14 @@ import (
 
 	"github.com/goweir/weir/examples/gateway/internal/config"
 	"github.com/goweir/weir/limiter"
+	"github.com/goweir/weir/limiter/failover"
 )
 
 const whole = `# everything at once
 listen: 127.0.0.1:0
 trust: [10.0.0.0/8, "::1", 192.0.2.7]
-audit: {file: audit.jsonl, max_body: 16KiB, budget: 1GiB}
+audit: {file: audit.jsonl, max_size: 2MiB, max_body: 16KiB, budget: 1GiB}
+redis: {url: "redis://127.0.0.1:6379", secret: "s", when_down: closed, instances: 3, budget: 20ms}
 timeouts:
   read_header: 2s
   idle: 1m30s
@@ -56,8 +58,14 @@ func TestParse(t *testing.T) {
 			t.Errorf("trust[%d] is %v, want %v", i, got, want)
 		}
 	}
-	if got, want := c.Audit, (config.Audit{File: "audit.jsonl", MaxBody: 16 << 10, Budget: 1 << 30}); got != want {
+	if got, want := c.Audit, (config.Audit{File: "audit.jsonl", MaxSize: 2 << 20, Keep: 5, MaxBody: 16 << 10, Budget: 1 << 30}); got != want {
 		t.Errorf("audit is %+v, want %+v", got, want)
+	}
+	if got, want := c.Redis, (config.Redis{
+		URL: "redis://127.0.0.1:6379", Prefix: "weir", Secret: "s", WhenDown: config.WhenDown(failover.Closed),
+		Instances: 3, Budget: config.Duration(20 * time.Millisecond),
+	}); got != want {
+		t.Errorf("redis is %+v, want %+v", got, want)
 	}
 	if got, want := time.Duration(c.Timeouts.Idle), 90*time.Second; got != want {
 		t.Errorf("timeouts.idle is %v, want %v", got, want)
@@ -90,7 +98,7 @@ func TestDefaults(t *testing.T) {
 	if got, want := string(c.Listen), "127.0.0.1:8080"; got != want {
 		t.Errorf("listen is %q, want %q", got, want)
 	}
-	if got, want := c.Audit, (config.Audit{File: "gateway-audit.jsonl", MaxBody: 64 << 10, Budget: 64 << 20}); got != want {
+	if got, want := c.Audit, (config.Audit{File: "gateway-audit.jsonl", MaxSize: 1 << 30, Keep: 5, MaxBody: 64 << 10, Budget: 64 << 20}); got != want {
 		t.Errorf("audit is %+v, want %+v", got, want)
 	}
 	second := config.Duration(time.Second)
@@ -115,8 +123,8 @@ var faulty = []struct {
 	{"tab", "\troutes: 1", []string{"1:7: not YAML: tab"}},
 	{"wrong indentation", "audit:\n  file: a\n budget: 1KiB\n", []string{"3:2: not YAML: "}},
 	{"null", "~", []string{"1:1: is empty"}},
-	{"a list", "- a\n- b", []string{"1:1: want fields (listen, trust, audit, timeouts, routes), got a list"}},
-	{"a text", "hello", []string{`1:1: want fields (listen, trust, audit, timeouts, routes), got the text "hello"`}},
+	{"a list", "- a\n- b", []string{"1:1: want fields (listen, trust, audit, redis, timeouts, routes), got a list"}},
+	{"a text", "hello", []string{`1:1: want fields (listen, trust, audit, redis, timeouts, routes), got the text "hello"`}},
 	{"two documents", "routes: [{path: /, upstreams: [demo]}]\n---\nroutes: []", []string{"3:1: a second document"}},
 	{"no routes", "listen: :8080", []string{`1:1: "routes" is missing`}},
 	{"empty routes", "listen: :8080\nroutes: []", []string{`1:1: "routes" is missing`}},
@@ -124,7 +132,7 @@ var faulty = []struct {
 	{"null by alias", "trust: &none\nroutes: *none", []string{`1:1: "routes" is missing`}},
 	{"unknown fields", "lisen: :1\nwhatever: 2\nroutes: [{path: /, upstreams: [demo], limit: []}]", []string{
 		`1:1: unknown field "lisen": did you mean listen?`,
-		`2:1: unknown field "whatever": want one of listen, trust, audit, timeouts, routes`,
+		`2:1: unknown field "whatever": want one of listen, trust, audit, redis, timeouts, routes`,
 		`3:39: routes[0]: unknown field "limit": did you mean limits?`,
 	}},
 	{"duplicates", "listen: :1\nlisten: :2\naudit: {file: a, file: b}\nroutes: [{path: /, upstreams: [demo]}]", []string{
@@ -176,7 +184,7 @@ routes:
 `, []string{
 		`1:9: listen: want one value, got a list`,
 		`2:8: trust: want a list, got the text "10.0.0.0/8"`,
-		`3:8: audit: want fields (file, max_body, budget), got the text "audit.jsonl"`,
+		`3:8: audit: want fields (file, max_size, keep, max_body, budget), got the text "audit.jsonl"`,
 		`4:22: timeouts.upstream: want fields (dial, header, idle), got the text "5s"`,
 		`6:11: routes[0].path: want one value, got fields`,
 		`7:23: routes[0].upstreams[1]: want one value, got a list`,
@@ -224,6 +232,20 @@ routes:
 		`5:50: routes[0].limits[0].algorithm: "token bucket" is no algorithm: want token_bucket, leaky_bucket, fixed_window, `,
 		`6:9: routes[0].limits[1]: policy "b": Burst is 2; allowed with a sliding log: 0`,
 		`10:14: routes[1].limits[0]: limit "c" says something else at 7:9: one name is one quota, with one key, rate, burst and algorithm`,
+	}},
+	{"audit", `audit: {max_size: 1500kB, keep: 0}
+routes: [{path: /, upstreams: [demo]}]
+`, []string{
+		`1:19: audit.max_size: "1500kB" is no size of a file: want whole MiB`,
+		`1:33: audit.keep: "0" is no count`,
+	}},
+	{"redis", `redis: {url: 12, when_down: maybe, instances: 0, budget: -1s}
+routes: [{path: /, upstreams: [demo]}]
+`, []string{
+		`1:14: redis.url: want a text, got the number 12`,
+		`1:29: redis.when_down: "maybe" is no way to go on without Redis: want local`,
+		`1:47: redis.instances: "0" is no count`,
+		`1:58: redis.budget: "-1s" is not above zero`,
 	}},
 	{"one name, two policies", `routes:
   - path: /a

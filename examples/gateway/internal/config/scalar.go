@@ -85,6 +85,19 @@ func (s *Size) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// A FileSize is a Size in whole MiB.
+type FileSize Size
+
+func (s *FileSize) UnmarshalText(text []byte) error {
+	if err := (*Size)(s).UnmarshalText(text); err != nil {
+		return err
+	}
+	if *s%(1<<20) != 0 {
+		return fmt.Errorf("%.60q is no size of a file: want whole MiB, or 0 for one that grows for ever", text)
+	}
+	return nil
+}
+
 // A Duration is a span of time above zero: no phase goes without a bound.
 type Duration time.Duration
 

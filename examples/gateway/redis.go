@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+
+	"github.com/goweir/weir/examples/gateway/internal/config"
+	"github.com/goweir/weir/limiter"
+	"github.com/goweir/weir/limiter/failover"
+	"github.com/goweir/weir/limiter/redislimiter"
+)
+
+// diagnosis bounds the questions to the server at the start.
+const diagnosis = 5 * time.Second
+
+// A store is where quotas are counted.
+type store struct {
+	limiter.Limiter
+	about string // for people; empty: in memory
+	close []func()
+}
+
+// openStore returns the store that the configuration asks for. It does not wait
+// for a Redis server: the gateway starts without it, as it goes on without it.
+func openStore(c config.Redis, log *slog.Logger) (*store, error) {
+	s := new(store)
+	url := c.URL
+	switch url {
+	case "":
+		s.Limiter = limiter.NewMemory(nil)
+		return s, nil
+	case config.Embedded:
+		server, err := miniredis.Run()
+		if err != nil {
+			return nil, err
+		}
+		s.close = append(s.close, server.Close)
+		url = "redis://" + server.Addr()
+		s.about = "limits are counted by the Redis inside this process, which is for trying out only: they end with it, and no other gateway shares them"
+	default:
+		s.about = fmt.Sprintf("limits are shared through Redis; while it is away: %v", failover.Mode(c.WhenDown))
+	}
+	client, err := redislimiter.Open(url)
+	if err != nil {
+		s.Close()
+		return nil, usageError{err}
+	}
+	s.close = append(s.close, func() { client.Close() })
+	backend, err := redislimiter.New(client, &redislimiter.Options{Prefix: c.Prefix, Secret: []byte(c.Secret)}) // no Secret is an empty one
+	if err != nil {
+		s.Close()
+		return nil, usageError{err}
+	}
+	if c.URL != config.Embedded {
+		ctx, cancel := context.WithTimeout(context.Background(), diagnosis)
+		ended := make(chan struct{})
+		s.close = append(s.close, func() { cancel(); <-ended })
+		go func() {
+			defer close(ended)
+			defer cancel()
+			diagnose(ctx, backend, log)
+		}()
+	}
+	s.Limiter = failover.New(backend, failover.Mode(c.WhenDown), &failover.Options{
+		Budget:    time.Duration(c.Budget),
+		Instances: int(c.Instances),
+		Observer:  outages{log},
+	})
+	return s, nil
+}
+
+// diagnose logs what is wrong with the server, a line for each finding.
+func diagnose(ctx context.Context, backend *redislimiter.Limiter, log *slog.Logger) {
+	err := backend.Diagnose(ctx)
+	if err == nil || errors.Is(context.Cause(ctx), context.Canceled) {
+		return
+	}
+	findings := []error{err}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		findings = joined.Unwrap()
+	}
+	for _, finding := range findings {
+		log.Warn("Redis is not as it should be", "finding", finding)
+	}
+}
+
+// Close lets go of the server; the last that was opened first.
+func (s *store) Close() {
+	for i := range s.close {
+		s.close[len(s.close)-1-i]()
+	}
+}
+
+// outages logs when the backend goes away and when it is back.
+type outages struct{ log *slog.Logger }
+
+func (o outages) Observe(_ context.Context, e limiter.Event) {
+	switch e.Kind {
+	case limiter.EventFailure:
+		o.log.Debug("Redis did not answer", "error", e.Err)
+	case limiter.EventBreakerOpen:
+		o.log.Error("Redis is away: see redis.when_down for how limits are held meanwhile")
+	case limiter.EventBreakerClosed:
+		o.log.Info("Redis is back")
+	}
+}
+
+// describe prints where quotas are counted, unless it is in memory.
+func (s *store) describe(w io.Writer) {
+	if s.about != "" {
+		fmt.Fprintf(w, "  %s\n", s.about)
+	}
+}
