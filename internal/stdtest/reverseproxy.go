@@ -106,7 +106,7 @@ type Edit struct{ File, Pattern, With string }
 // pointed at package proxy. Exempt tests are in neither count, and are run: one
 // that passes is an error, because its reason is gone. Tests without subtests
 // are counted. What is lost is tried again as [Compare] does.
-func CompareReverseProxy(t testing.TB, race bool, edits ...Edit) (Report, error) {
+func CompareReverseProxy(t testing.TB, edits ...Edit) (Report, error) {
 	var r Report
 	goroot, err := goEnv(t, "GOROOT")
 	if err != nil {

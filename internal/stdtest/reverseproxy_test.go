@@ -12,7 +12,7 @@ import (
 // TestReverseProxy runs the tests of httputil.ReverseProxy against package
 // proxy; with the race detector if it has been built with it.
 func TestReverseProxy(t *testing.T) {
-	report, err := stdtest.CompareReverseProxy(t, raceEnabled)
+	report, err := stdtest.CompareReverseProxy(t)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +40,7 @@ func TestBrokenProxiesAreFound(t *testing.T) {
 		{"informational responses are lost", stdtest.Edit{File: "informational.go", Pattern: `w\.WriteHeader\(status\)`, With: ""}, "Test1xxResponses"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			report, err := stdtest.CompareReverseProxy(t, false, tt.edit)
+			report, err := stdtest.CompareReverseProxy(t, tt.edit)
 			if err != nil {
 				t.Fatal(err)
 			}

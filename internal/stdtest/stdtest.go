@@ -53,8 +53,9 @@ type Variant struct {
 // and not with handlers wrapped by a variant; a test that was skipped or did
 // not run has not passed.
 //
-// A run takes about 20 seconds, so it is skipped by -short. CI runs the tests
-// once without -short for the sake of this.
+// They run under the race detector if t does. A run takes about 20 seconds, so it
+// is skipped by -short. CI runs the tests once without -short for the sake of
+// this, and those of package capture under the race detector too.
 func NetHTTP(t *testing.T, variants ...Variant) {
 	t.Helper()
 	if testing.Short() {
@@ -196,7 +197,11 @@ func (r Results) tail() string {
 }
 
 func netHTTP(t testing.TB, flags ...string) (Results, error) {
-	return GoTest(t, t.TempDir(), "net/http", append([]string{"-skip=" + skipped}, flags...)...)
+	flags = append([]string{"-skip=" + skipped}, flags...)
+	if race {
+		flags = append(flags, "-race")
+	}
+	return GoTest(t, t.TempDir(), "net/http", flags...)
 }
 
 // GoTest runs the tests of a package. That some fail is not an error.

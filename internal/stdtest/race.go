@@ -1,0 +1,5 @@
+//go:build race
+
+package stdtest
+
+const race = true

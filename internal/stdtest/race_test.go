@@ -1,5 +1,0 @@
-//go:build race
-
-package stdtest_test
-
-const raceEnabled = true
