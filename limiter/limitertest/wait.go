@@ -66,10 +66,12 @@ func waitTooLate(x *trial) {
 	x.begin()
 	x.wait(ctx, p, n, 0, context.DeadlineExceeded)
 	// It charged nothing.
-	if r := x.denied(of(p, n)); r.RetryAfter > after {
+	r := x.denied(of(p, n))
+	if r.RetryAfter > after {
 		x.errorf("after a Wait that was too late, Take of all = %+v, want RetryAfter at most %v", r, after)
 	}
 
+	after = x.algorithm.turn(r) // anew: on a slow machine it is less by now
 	ctx, cancel = context.WithTimeout(x.ctx(), after+time.Microsecond+2*x.tolerance)
 	defer cancel()
 	x.begin()
