@@ -80,6 +80,9 @@ func TestConforms(t *testing.T) {
 }
 
 func TestConformsByClientClock(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes as long as TestConforms, for another clock; not run with -short")
+	}
 	t.Parallel() // most of it sleeps
 	c := warm(t, redistest.Start(t).Addr())
 	limitertest.Run(t, func(t *testing.T) limiter.Limiter {
