@@ -48,6 +48,8 @@ const (
 
 const recordSeparator = 0x1E // before each text of a JSON sequence
 
+var byteOrderMark = []byte("\xEF\xBB\xBF") // before a text, though RFC 8259, section 8.1, forbids it
+
 // scan sets s.spans. It reports false for what is not JSON, of which nothing may
 // be shown then; with cut the beginning of a text will do.
 func (s *jsonScan) scan(p []byte, cut bool) bool {
@@ -63,8 +65,10 @@ func (s *jsonScan) scan(p []byte, cut bool) bool {
 		name  []byte      // of the member at hand, with escapes
 		flags stringFlags // what was seen in it
 	)
-	if len(p) >= 3 && p[0] == 0xEF && p[1] == 0xBB && p[2] == 0xBF {
-		i = 3 // a byte order mark
+	if bytes.HasPrefix(p, byteOrderMark) {
+		i = len(byteOrderMark)
+	} else if cut && bytes.HasPrefix(byteOrderMark, p) {
+		return true
 	}
 scan:
 	for {

@@ -422,7 +422,7 @@ func FuzzRedactJSON(f *testing.F) {
 		`{"u":"https://a/?token=x","n":"{\"secret\":1}"}`,
 		strings.Repeat(`[{"a":`, 200) + `1` + strings.Repeat(`}]`, 200),
 		"{\"pa\u017f\u017fword\":\"\\ud83d\\ude00\"}\n\x1e[1]",
-		`{"a":"b\`, `[1,`, `"\u12`,
+		`{"a":"b\`, `[1,`, `"\u12`, "\xEF\xBB\xBF", "\xEF\xBB\xBF[1]",
 	} {
 		f.Add([]byte(seed), uint(len(seed)/2))
 	}

@@ -190,7 +190,7 @@ func (s *jsonScan) scanBody(contentType string, p []byte, cut bool) (spans []spa
 }
 
 func looksLikeJSON(p []byte) bool {
-	p = bytes.TrimLeft(bytes.TrimPrefix(p, []byte("\xEF\xBB\xBF")), " \t\r\n")
+	p = bytes.TrimLeft(bytes.TrimPrefix(p, byteOrderMark), " \t\r\n")
 	if len(p) > 0 && p[0] == '[' { // which lines of a log begin with, too
 		p = bytes.TrimLeft(p[1:], " \t\r\n[")
 		return len(p) > 0 && (p[0] == '{' || p[0] == '"')
