@@ -33,8 +33,9 @@ func (f *InFlight) Middleware(slot func(*http.Request) (Slot, error), opts *Opti
 //
 // Place it inside of [Middleware]: to be refused for the rate costs less than to
 // wait for a slot first. What the rules took is given back for a request that
-// gets none. Between the two, a middleware may replace the response writer, but
-// its Header must be the same, or be copied, as [http.TimeoutHandler] does.
+// gets none. A middleware between the two may replace the response writer, but its
+// Header must be the same map, or be copied, as [http.TimeoutHandler] does in
+// time.
 //
 // slot is what a KeyFunc is in rules, and an error of it, or a Key of "" where a
 // has a cap per key, is what [Options.Unkeyed] is about; SkipUnkeyed leaves out

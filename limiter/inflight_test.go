@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -113,6 +115,7 @@ func TestInFlightWaits(t *testing.T) {
 	inTime(t, func(t *testing.T) {
 		f := inFlight(t, limiter.InFlightOptions{Max: 1, Queue: 2, MaxWait: 2 * time.Second, Classes: 2})
 		release := acquire(t, f, limiter.Slot{})
+		var mu sync.Mutex
 		var served []string
 		wait := func(name string, ctx context.Context, class int) {
 			go func() {
@@ -121,6 +124,8 @@ func TestInFlightWaits(t *testing.T) {
 				if err == nil {
 					defer release()
 				}
+				mu.Lock()
+				defer mu.Unlock()
 				served = append(served, fmt.Sprintf("%s after %v: %v", name, time.Since(start), err))
 			}()
 			synctest.Wait()
@@ -193,9 +198,9 @@ func TestInFlightSet(t *testing.T) {
 		for range 4 {
 			releases = append(releases, acquire(t, f, limiter.Slot{Key: "k"}))
 		}
-		served := 0
+		var served atomic.Int64
 		for range 3 {
-			go func() { acquire(t, f, limiter.Slot{Key: "k"}); served++ }()
+			go func() { acquire(t, f, limiter.Slot{Key: "k"}); served.Add(1) }()
 		}
 		synctest.Wait()
 		set := func(o limiter.InFlightOptions) {
@@ -210,8 +215,8 @@ func TestInFlightSet(t *testing.T) {
 		releases[0]()
 		releases[1]()
 		synctest.Wait()
-		if inUse(t, f, 2, 3); served != 0 {
-			t.Errorf("%d served beyond the new cap", served)
+		if inUse(t, f, 2, 3); served.Load() != 0 {
+			t.Errorf("%d served beyond the new cap", served.Load())
 		}
 		opts.Max, opts.MaxPerKey = 6, 1
 		set(opts) // those who wait came when keys did not count

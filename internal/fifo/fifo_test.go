@@ -122,20 +122,24 @@ func TestWaitingForAKeyIsInNobodysWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := fifo.New(fifo.Size{Slots: 3, Length: 10, PerKey: 1}, 1)
 		a := acquire(t, l, fifo.Request{Key: "a", N: 1})
+		var mu sync.Mutex
 		served := map[string]int{}
+		serve := func(key string) {
+			if _, err := l.Acquire(t.Context(), fifo.Request{Key: key, N: 1}); err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			served[key]++
+		}
 		for _, key := range []string{"a", "a", "b", "c"} {
-			go func() {
-				if _, err := l.Acquire(t.Context(), fifo.Request{Key: key, N: 1}); err != nil {
-					t.Error(err)
-				}
-				served[key]++
-			}()
+			go serve(key)
 			synctest.Wait()
 		}
 		if fmt.Sprint(served) != "map[b:1 c:1]" || l.Stats() != (fifo.Stats{Slots: 3, InUse: 3, Waiting: 2, Keys: 3}) {
 			t.Fatalf("served %v, %+v", served, l.Stats())
 		}
-		go func() { l.Acquire(t.Context(), fifo.Request{Key: "d", N: 1}); served["d"]++ }()
+		go serve("d")
 		synctest.Wait()
 		l.Release(a)
 		synctest.Wait()
