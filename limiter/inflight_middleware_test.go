@@ -419,6 +419,7 @@ func TestInFlightTellsTheObserver(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		ask(t.Context())
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		var got []string
 		for _, e := range events.events {
 			if e.Policy != "exports" || e.Source != limiter.SourceMemory || e.N != 2 {
