@@ -66,6 +66,14 @@ func adapting(t *testing.T, ceiling, floor int) *limiter.InFlight {
 	return inFlight(t, limiter.InFlightOptions{Max: ceiling, Adaptive: &limiter.AdaptiveOptions{Min: floor}})
 }
 
+// minutes skips a test that simulates minutes of traffic.
+func minutes(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("simulates minutes of traffic")
+	}
+}
+
 // limitWithin reads the cap once a second.
 func limitWithin(t *testing.T, f *limiter.InFlight, seconds, least, most int) {
 	t.Helper()
@@ -109,6 +117,7 @@ func TestAdaptiveGrowsWithUseOnly(t *testing.T) {
 
 // Netflix/concurrency-limits#134: under an overload that lasts the cap crept up.
 func TestAdaptiveFindsTheCapacityAndStaysThere(t *testing.T) {
+	minutes(t)
 	for _, demand := range []int{20, 100} {
 		inTime(t, func(t *testing.T) {
 			f, s := adapting(t, 200, 2), newService(usual, 10)
@@ -122,6 +131,7 @@ func TestAdaptiveFindsTheCapacityAndStaysThere(t *testing.T) {
 // Netflix/concurrency-limits#137: constant timeouts became the normal latency,
 // and the cap grew to its ceiling.
 func TestAdaptiveShrinksUnderConstantTimeouts(t *testing.T) {
+	minutes(t)
 	inTime(t, func(t *testing.T) {
 		f, s := adapting(t, 40, 4), newService(usual, 0)
 		good := callers(t, 40, f, long, s.serve)
@@ -172,6 +182,7 @@ func TestAdaptiveShrinksUnderConstantTimeouts(t *testing.T) {
 // A baseline that is never learned up again keeps the cap at its floor; one that
 // follows the past lets it grow.
 func TestAdaptiveLearnsThatTheServiceIsSlowerNow(t *testing.T) {
+	minutes(t)
 	inTime(t, func(t *testing.T) {
 		f, s := adapting(t, 50, 5), newService(usual, 0)
 		defer callers(t, 50, f, long, s.serve)()
@@ -194,6 +205,7 @@ func TestAdaptiveLearnsThatTheServiceIsSlowerNow(t *testing.T) {
 
 // Netflix/concurrency-limits#146: clients that do not wait shrank the cap.
 func TestAdaptiveIgnoresImpatientClients(t *testing.T) {
+	minutes(t)
 	inTime(t, func(t *testing.T) {
 		f, s := adapting(t, 40, 5), newService(usual, 0)
 		defer callers(t, 20, f, long, s.serve)()
@@ -236,6 +248,7 @@ func TestAdaptiveIgnoresImpatientClients(t *testing.T) {
 // Netflix/concurrency-limits#176: a failure that comes at once looked like a quick
 // answer, and every other one like a queue.
 func TestAdaptiveIgnoresQuickFailures(t *testing.T) {
+	minutes(t)
 	for _, tt := range []struct {
 		status      int
 		least, most int
@@ -278,6 +291,7 @@ func TestAdaptiveIgnoresQuickFailures(t *testing.T) {
 
 // Latencies that vary by themselves are no queue.
 func TestAdaptiveBearsNoise(t *testing.T) {
+	minutes(t)
 	for name, noise := range map[string]func(*rand.Rand) float64{
 		"uniform":     func(r *rand.Rand) float64 { return 0.5 + r.Float64() },
 		"exponential": func(r *rand.Rand) float64 { return r.ExpFloat64() },

@@ -236,11 +236,12 @@ func (x *occupant) Header(status int, _ http.Header) {
 // end gives the slots back, unless there is a hijacked connection, which does
 // that when it is closed.
 func (x *occupant) end() {
-	if !x.ended && x.r.Context().Err() == nil {
+	hijacked := x.rw.Hijacked()
+	if !hijacked && !x.ended && x.r.Context().Err() == nil {
 		x.held.timed = timed{} // how soon it panics says nothing
 	}
 	finish(&x.rw, x.r, x.ended)
-	if !x.rw.Hijacked() || !x.ended {
+	if !hijacked || !x.ended {
 		x.giveBack()
 	}
 }
