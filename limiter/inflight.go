@@ -252,10 +252,15 @@ func (f *InFlight) Snapshot() InFlightSnapshot {
 // With Adaptive, the time until release is the latency, and a ctx that has ended
 // by then a sign that it was too long.
 func (f *InFlight) Acquire(ctx context.Context, s Slot) (release func(), err error) {
-	h := new(held)
-	if err := f.acquire(ctx, &s, h); err != nil {
+	slots, err := f.acquire(ctx, &s)
+	if err != nil {
 		return nil, err
 	}
+	if f.gauge != nil {
+		h := &timedHeld{held{from: f, slots: slots}, timed{ctx: ctx, start: time.Now()}}
+		return h.release, nil
+	}
+	h := &held{from: f, slots: slots}
 	return h.release, nil
 }
 
@@ -264,32 +269,51 @@ type held struct {
 	from  *InFlight
 	slots fifo.Held
 	freed atomic.Bool
-	timed timed // with Adaptive
 }
 
-func (f *InFlight) acquire(ctx context.Context, s *Slot, h *held) error {
+// release gives the slots back, once.
+func (h *held) release() {
+	if !h.freed.Swap(true) {
+		h.from.line.Release(h.slots)
+	}
+}
+
+// timedHeld is held with Adaptive.
+type timedHeld struct {
+	held
+	timed timed
+}
+
+func (h *timedHeld) release() {
+	if !h.freed.Swap(true) {
+		h.timed.end(h.from)
+		h.from.line.Release(h.slots)
+	}
+}
+
+func (f *InFlight) acquire(ctx context.Context, s *Slot) (h fifo.Held, err error) {
 	if err := ctx.Err(); err != nil {
-		return err
+		return h, err
 	}
 	o := f.opts.Load()
 	r, err := o.request(s)
 	if err != nil {
-		return err
+		return h, err
 	}
 	if o.Overloaded != nil && o.Overloaded() && f.line.Stats().InUse > 0 {
-		return &OverloadError{Name: f.name, Reason: OverloadLoad, RetryAfter: time.Second}
+		return h, &OverloadError{Name: f.name, Reason: OverloadLoad, RetryAfter: time.Second}
 	}
-	if h.slots, err = f.line.Acquire(ctx, r); err != nil {
-		if ended := ctx.Err(); ended != nil {
-			return ended
-		}
-		return f.refusal(o, err)
+	h, ok := f.line.TryAcquire(r)
+	if ok {
+		return h, nil
 	}
-	h.from = f
-	if f.gauge != nil {
-		h.timed = timed{ctx: ctx, start: time.Now()}
+	if h, err = f.line.Acquire(ctx, r); err == nil {
+		return h, nil
 	}
-	return nil
+	if ended := ctx.Err(); ended != nil {
+		return h, ended
+	}
+	return h, f.refusal(o, err)
 }
 
 // request returns what to ask the line for.
@@ -328,13 +352,4 @@ func (f *InFlight) refusal(o *InFlightOptions, err error) error {
 		return err
 	}
 	return e
-}
-
-// release gives the slots back, once.
-func (h *held) release() {
-	if h.freed.Swap(true) {
-		return
-	}
-	h.timed.end(h.from)
-	h.from.line.Release(h.slots)
 }

@@ -139,8 +139,8 @@ type occupant struct {
 	ended   bool      // the handler returned
 	holds   bool      // slots were taken
 	gone    atomic.Bool
-	held    held   // of an InFlight
-	release func() // of another Acquirer
+	held    timedHeld // of an InFlight
+	release func()    // of another Acquirer
 }
 
 // ask returns what the request asks for.
@@ -169,7 +169,11 @@ func (x *occupant) ask(d *Decision) (s Slot, err error) {
 
 func (x *occupant) acquire(s *Slot) (err error) {
 	if x.m.own != nil {
-		err = x.m.own.acquire(x.r.Context(), s, &x.held)
+		x.held.from = x.m.own
+		x.held.slots, err = x.m.own.acquire(x.r.Context(), s)
+		if err == nil && x.m.own.gauge != nil {
+			x.held.timed = timed{ctx: x.r.Context(), start: time.Now()}
+		}
 	} else {
 		x.release, err = x.m.acquirer.Acquire(x.r.Context(), *s)
 	}

@@ -101,8 +101,8 @@ func (s Size) check() {
 func (l *Line) TryAcquire(r Request) (Held, bool) {
 	l.check(&r)
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	h, err := l.tryLocked(&r)
+	l.mu.Unlock()
 	return h, err == nil
 }
 
@@ -167,11 +167,14 @@ func (l *Line) Acquire(ctx context.Context, r Request) (Held, error) {
 // Release gives slots back. It panics if that is more than are in use.
 func (l *Line) Release(h Held) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if h.n < 1 || h.n > l.inUse || h.key != nil && h.n > h.key.inUse {
+	held := h.n >= 1 && h.n <= l.inUse && (h.key == nil || h.n <= h.key.inUse)
+	if held {
+		l.releaseLocked(h)
+	}
+	l.mu.Unlock()
+	if !held {
 		panic("fifo: Release of slots that are not in use")
 	}
-	l.releaseLocked(h)
 }
 
 // Resize changes the size. Slots handed out stay valid, and so does the place of
@@ -309,7 +312,9 @@ func (l *Line) releaseLocked(h Held) {
 		h.key.inUse -= h.n
 		l.settleLocked(h.key)
 	}
-	l.grantLocked()
+	if l.waiting > 0 {
+		l.grantLocked()
+	}
 	l.keys.forget(h.key)
 }
 
