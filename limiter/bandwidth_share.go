@@ -64,8 +64,9 @@ const (
 
 	// expected is how long a line that just got a slice counts as wanting the
 	// next: its body is busy writing. While such a line is owed something, the
-	// others do not get ahead of it by more than a slice. It is much less than
-	// the bucket can hold, so nothing is lost by it.
+	// others do not get ahead of it by more than a slice, until the bucket is
+	// half full. So no byte of the rate is lost if the line turns out to want
+	// less than its part.
 	expected = 10 * time.Millisecond
 )
 
@@ -106,9 +107,9 @@ func newShare(rate, ticks int64, weights ...int64) *share {
 }
 
 // acquire takes bytes for a body of a class that wants n, and waits for them.
-// turn is what is left of the body's turn: who has not used it up, because it
-// wants little at a time, need not go to the back of the line. Without a limit,
-// got is 0.
+// turn is what is left of the body's turn, which is a slice: who has not used it
+// up, because it wants little at a time, need not go to the back of the line.
+// Without a limit, got is 0.
 func (s *share) acquire(ctx context.Context, w *waiter, class int, n int64, turn *int64) (got int64, waited time.Duration, err error) {
 	s.mu.Lock()
 	rate := s.rate.Load()
@@ -126,9 +127,9 @@ func (s *share) acquire(ctx context.Context, w *waiter, class int, n int64, turn
 	l := &s.lines[class]
 	front := n <= *turn
 	if !front {
-		*turn = slice(rate, s.ticks)
+		*turn += slice(rate, s.ticks)
 	}
-	*turn -= n
+	*turn = max(0, *turn-n)
 	l.push(w, front)
 	s.waiting++
 	if !s.armed || l.head == w {
@@ -292,8 +293,10 @@ func (s *share) nextLocked(now time.Time) (next *line, hold time.Duration) {
 			next = l
 		}
 	}
+	rate := float64(s.rate.Load())
 	most := float64(slice(s.rate.Load(), s.ticks))
-	if s.rate.Load() == 0 || next.owed > -most {
+	room := float64(burst(s.rate.Load(), s.ticks))/2 - s.tokens
+	if rate == 0 || room <= 0 || next.owed > -most {
 		return next, 0
 	}
 	for i := range s.lines {
@@ -303,7 +306,7 @@ func (s *share) nextLocked(now time.Time) (next *line, hold time.Duration) {
 		}
 	}
 	if hold > 0 {
-		return nil, hold
+		return nil, min(hold, time.Duration(room/rate*float64(time.Second)))
 	}
 	return next, 0
 }

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,7 +29,7 @@ func bandwidth(t testing.TB, opts limiter.BandwidthOptions) *limiter.Bandwidth {
 // A tap is a ResponseWriter that counts, and takes no time.
 type tap struct {
 	header  http.Header
-	n       int64
+	n       atomic.Int64
 	largest int
 	writes  int
 }
@@ -36,7 +37,7 @@ type tap struct {
 func (c *tap) Header() http.Header { return c.header }
 func (c *tap) WriteHeader(int)     {}
 func (c *tap) Write(p []byte) (int, error) {
-	c.n += int64(len(p))
+	c.n.Add(int64(len(p)))
 	c.largest = max(c.largest, len(p))
 	c.writes++
 	return len(p), nil
@@ -45,15 +46,21 @@ func (c *tap) Write(p []byte) (int, error) {
 // A download is an endless response to a request, until its context ends.
 type download struct {
 	target string
-	header string // X-Key
-	size   int    // of each Write; 0: 32 KiB
+	header string        // X-Key
+	size   int           // of each Write; 0: 32 KiB
 	period time.Duration // between Writes; 0: at once
 }
 
-// run makes all of downloads at once for d and returns what each got.
+// run makes all of downloads at once and returns what each got in d. What is in
+// the buckets before passes first and is not counted.
 func run(t *testing.T, b *limiter.Bandwidth, d time.Duration, downloads ...download) []int64 {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), d)
+	return runAfter(t, b, time.Second, d, downloads...)
+}
+
+func runAfter(t *testing.T, b *limiter.Bandwidth, before, d time.Duration, downloads ...download) []int64 {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), before+d)
 	defer cancel()
 	got := make([]int64, len(downloads))
 	var wg sync.WaitGroup
@@ -76,6 +83,10 @@ func run(t *testing.T, b *limiter.Bandwidth, d time.Duration, downloads ...downl
 			r.Header.Set("X-Key", down.header)
 			r.Pattern = down.target
 			c := &tap{header: http.Header{}}
+			var early atomic.Int64
+			if before > 0 {
+				defer time.AfterFunc(before, func() { early.Store(c.n.Load()) }).Stop()
+			}
 			func() {
 				defer func() {
 					if e := recover(); e != nil && e != http.ErrAbortHandler {
@@ -84,7 +95,7 @@ func run(t *testing.T, b *limiter.Bandwidth, d time.Duration, downloads ...downl
 				}()
 				h.ServeHTTP(c, r)
 			}()
-			got[i] = c.n
+			got[i] = c.n.Load() - early.Load()
 		})
 	}
 	wg.Wait()
@@ -121,7 +132,7 @@ func TestBandwidthRate(t *testing.T) {
 				}
 				inTime(t, func(t *testing.T) {
 					b := bandwidth(t, limiter.BandwidthOptions{Limits: limits, Key: limiter.KeyByHeader("X-Key")})
-					got := run(t, b, d, download{target: "/", header: "k", size: size})
+					got := runAfter(t, b, 0, d, download{target: "/", header: "k", size: size})
 					if want := float64(rate) * d.Seconds(); !near(float64(got[0]), want, 0.02) {
 						t.Errorf("%s at %s in Writes of %d: %d bytes in %v, %.4f of the rate",
 							name, limiter.FormatByteRate(rate), size, got[0], d, float64(got[0])/want)
@@ -299,7 +310,7 @@ func TestBandwidthSetLimits(t *testing.T) {
 			set(4*s, mib)
 			set(8*s, kib)
 			set(12*s, 500*kib)
-			got := run(t, b, 16*s, download{target: "/", header: "k"})[0]
+			got := runAfter(t, b, 0, 16*s, download{target: "/", header: "k"})[0]
 			if want := 4 * (100 + 1024 + 1 + 500) * kib; !near(float64(got), float64(want), 0.03) {
 				t.Errorf("%s: got %d, want %d", name, got, want)
 			}
@@ -315,7 +326,7 @@ func TestBandwidthSetLimits(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		got := run(t, b, 10*s, download{target: "/high"}, download{target: "/low"})
+		got := runAfter(t, b, 0, 10*s, download{target: "/high"}, download{target: "/low"})
 		if !near(float64(got[0]), float64(5*mib*3/4+5*mib), 0.05) || !near(float64(got[1]), float64(5*mib/4+5*mib), 0.05) {
 			t.Errorf("got %v", got)
 		}
