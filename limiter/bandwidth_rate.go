@@ -8,8 +8,7 @@ import (
 	"strings"
 )
 
-// byteUnits are the units of a byte rate, largest first, and where two are
-// equally good the more usual one.
+// byteUnits are the units of a byte rate, largest first.
 var byteUnits = [...]struct {
 	name string
 	size int64
@@ -58,14 +57,12 @@ func ParseByteRate(s string) (bytes int64, err error) {
 }
 
 // FormatByteRate returns the expression that [ParseByteRate] reads as bytes, in
-// the unit that makes its number smallest: 524288 is "512KiB/s".
+// the largest unit that divides it: 524288 is "512KiB/s".
 func FormatByteRate(bytes int64) string {
-	best := byteUnits[len(byteUnits)-1]
 	for _, u := range byteUnits {
-		if bytes%u.size == 0 && bytes != 0 {
-			best = u
-			break
+		if bytes%u.size == 0 && (bytes != 0 || u.size == 1) {
+			return strconv.FormatInt(bytes/u.size, 10) + u.name + "/s"
 		}
 	}
-	return strconv.FormatInt(bytes/best.size, 10) + best.name + "/s"
+	panic("unreachable: every rate is a number of bytes")
 }
