@@ -50,6 +50,8 @@ func bandwidthServer(t *testing.T, limits limiter.BandwidthLimits, ended chan ti
 			http.ServeContent(w, r, "file.bin", time.Time{}, f)
 			return
 		}
+		// With a length there are no chunks, which a client reads as a whole.
+		w.Header().Set("Content-Length", "1000000000000")
 		page := make([]byte, 32<<10)
 		for {
 			if _, err := w.Write(page); err != nil {
