@@ -22,7 +22,8 @@ type pacedBody struct {
 	waiter   *waiter  // nil: in use, or not yet needed
 	waited   time.Duration
 	passed   int64
-	failed   bool // a wait ended because the request did
+	err      error // of the first wait that ended early
+	open     bool  // an error is not the end of it: a connection goes on
 }
 
 // A level is a rate that the body shares with others.
@@ -92,6 +93,9 @@ func (p *pacedBody) admit(ctx context.Context, n int64) (int64, error) {
 	if p.released {
 		return n, nil
 	}
+	if p.err != nil && !p.open {
+		return 0, p.err // nothing may follow where something is missing
+	}
 	if p.free > 0 {
 		return min(n, p.free), nil
 	}
@@ -135,11 +139,11 @@ func (p *pacedBody) waitOwn(ctx context.Context, n int) error {
 	start := time.Now()
 	p.mu.Unlock()
 	err := p.own.limiter.WaitN(ctx, n)
+	if err != nil && ctx.Err() == nil {
+		err = context.DeadlineExceeded // it does not wait if that is sure to come
+	}
 	p.mu.Lock()
 	p.count(time.Since(start), err)
-	if err != nil && ctx.Err() == nil {
-		return context.DeadlineExceeded // it does not wait if that is sure to come
-	}
 	return err
 }
 
@@ -160,7 +164,9 @@ func (p *pacedBody) waitFor(ctx context.Context, l *level, n int64) (int64, erro
 func (p *pacedBody) count(waited time.Duration, err error) {
 	p.waited += waited
 	p.counters.waited.Add(int64(waited))
-	p.failed = p.failed || err != nil
+	if p.err == nil {
+		p.err = err
+	}
 }
 
 // spend says that n bytes have gone.
@@ -235,14 +241,18 @@ func (p *pacedBody) release() {
 	}
 }
 
-// hasFailed reports whether the body is incomplete because a wait ended early.
-func (p *pacedBody) hasFailed() bool {
-	if p == nil {
-		return false
-	}
+// broken reports whether something is missing.
+func (p *pacedBody) broken() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.failed
+	return p.err != nil
+}
+
+// keepOpen says that the body is now a connection.
+func (p *pacedBody) keepOpen() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.open = true
 }
 
 // event returns what the body's event says.
@@ -250,7 +260,7 @@ func (p *pacedBody) event(kind EventKind) Event {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	e := Event{Kind: kind, Result: OutcomeAllowed, Duration: p.waited, N: int(p.passed)}
-	if p.failed {
+	if p.err != nil {
 		e.Result = OutcomeLeft
 	}
 	return e

@@ -15,11 +15,8 @@ import (
 // Hijacked implements [respwriter.Hooks].
 func (t *transfer) Hijacked(conn net.Conn, brw *bufio.ReadWriter) (net.Conn, *bufio.ReadWriter) {
 	if t.b.opts.ExemptUpgrades {
-		for _, p := range [...]*pacedBody{t.down, t.up} {
-			if p != nil {
-				p.release()
-			}
-		}
+		t.exempt(&t.down)
+		t.exempt(&t.up)
 		return conn, brw
 	}
 	if t.up == nil && t.b.opts.Bodies != ResponseBodies {
@@ -29,11 +26,15 @@ func (t *transfer) Hijacked(conn net.Conn, brw *bufio.ReadWriter) (net.Conn, *bu
 	c := &pacedConn{Conn: conn, transfer: t}
 	c.read.init()
 	c.write.init()
-	// What is in the buffers stays there; what comes after it is paced.
-	if t.down != nil && brw.Writer.Flush() == nil {
-		brw.Writer.Reset(c)
+	// What is in the buffers has come or gone; what follows is paced.
+	if t.down != nil {
+		t.down.keepOpen()
+		if brw.Writer.Flush() == nil {
+			brw.Writer.Reset(c)
+		}
 	}
 	if t.up != nil {
+		t.up.keepOpen()
 		early, _ := brw.Reader.Peek(brw.Reader.Buffered())
 		early = bytes.Clone(early)
 		brw.Reader.Reset(io.MultiReader(bytes.NewReader(early), c))

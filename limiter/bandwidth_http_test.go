@@ -102,6 +102,13 @@ func TestBandwidthNeverEndsCleanly(t *testing.T) {
 			if n == 0 || n >= int(mib) || !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("Write = %d, %v", n, err)
 			}
+			// Nothing may follow where something is missing.
+			if err := b.SetLimits(limiter.BandwidthLimits{}); err != nil {
+				t.Error(err)
+			}
+			if n, err := w.Write([]byte("x")); n != 0 || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("Write after that = %d, %v", n, err)
+			}
 		}))
 		srv := memhttp.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			ctx, cancel := context.WithTimeout(r.Context(), 10*s)
@@ -233,11 +240,15 @@ func TestBandwidthExempt(t *testing.T) {
 		{"HEAD", plain, "HEAD", false, false},
 	} {
 		inTime(t, func(t *testing.T) {
-			b := bandwidth(t, limiter.BandwidthOptions{Limits: limiter.BandwidthLimits{PerResponse: 10 * kib, Total: 10 * kib}, ExemptEvents: tt.exempt})
+			var n notebook
+			b := bandwidth(t, limiter.BandwidthOptions{Limits: limiter.BandwidthLimits{PerResponse: 10 * kib, Total: 10 * kib}, ExemptEvents: tt.exempt, Observer: &n})
 			start := time.Now()
 			b.Middleware()(tt.handler).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(tt.method, "/", nil))
 			if d := time.Since(start); (d > 9*s) != tt.paced {
 				t.Errorf("%s: took %v", tt.name, d)
+			}
+			if events := n.take(); (len(events) == 1) != tt.paced {
+				t.Errorf("%s: events %+v", tt.name, events)
 			}
 		})
 	}
@@ -611,6 +622,59 @@ func TestBandwidthNeverExceeds(t *testing.T) {
 			}
 			if st := b.Stats(); st.Classes[0].Bytes+st.Classes[1].Bytes != passed.Load() || st.Classes[0].Waiting+st.Classes[1].Waiting != 0 {
 				t.Errorf("seed %d: %d passed, stats %+v", seed, passed.Load(), st)
+			}
+		})
+	}
+}
+
+// Nor does it on many threads, where the clock is read by all of them at once
+// (golang/go#65508).
+func TestBandwidthNeverExceedsUnderContention(t *testing.T) {
+	const rate = 256 * mib
+	b := bandwidth(t, limiter.BandwidthOptions{Limits: limiter.BandwidthLimits{PerKey: rate, Total: rate}, Key: limiter.KeyGlobal})
+	ctx, cancel := context.WithCancel(t.Context())
+	var passed atomic.Int64
+	var wg sync.WaitGroup
+	start := time.Now()
+	for range 256 {
+		wg.Go(func() {
+			defer func() { recover() }()
+			b.Middleware()(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				for page := make([]byte, 4<<10); ; {
+					if _, err := w.Write(page); err != nil {
+						return
+					}
+				}
+			})).ServeHTTP(writerFunc(func(p []byte) (int, error) { passed.Add(int64(len(p))); return len(p), nil }), request(t).WithContext(ctx))
+		})
+	}
+	time.Sleep(500 * time.Millisecond)
+	cancel()
+	wg.Wait()
+	most := float64(rate) * (0.1 + time.Since(start).Seconds())
+	t.Logf("%.3f of the most that may pass", float64(passed.Load())/most)
+	if got := float64(passed.Load()); got > most {
+		t.Errorf("%.0f bytes passed, %.4f of what may", got, got/most)
+	}
+}
+
+// A rate is asked for at most 16,000 slices a second, however high it is.
+func TestBandwidthSlicesGrow(t *testing.T) {
+	for _, rate := range []int64{mib, 1 << 30, 1 << 34} {
+		inTime(t, func(t *testing.T) {
+			for _, limits := range []limiter.BandwidthLimits{{PerResponse: rate}, {Total: rate}} {
+				b := bandwidth(t, limiter.BandwidthOptions{Limits: limits})
+				w := &tap{header: http.Header{}}
+				start := time.Now()
+				b.Middleware()(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					for page := make([]byte, 8<<20); time.Since(start) < s; {
+						w.Write(page)
+					}
+				})).ServeHTTP(w, request(t))
+				per := float64(w.writes) / time.Since(start).Seconds()
+				if got := float64(w.n.Load()) / time.Since(start).Seconds(); per > 1.11*16000 || got < 0.9*float64(rate) {
+					t.Errorf("%s: %.0f slices a second, %.0f bytes", limiter.FormatByteRate(rate), per, got)
+				}
 			}
 		})
 	}

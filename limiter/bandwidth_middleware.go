@@ -62,7 +62,7 @@ func (h *bandwidthHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// An identity of a body says which rates it draws on.
+// A bodyIdentity says which rates a body draws on.
 type bodyIdentity struct {
 	class      int
 	key, route string // empty: none of these
@@ -183,7 +183,7 @@ func (t *transfer) finish(inner *http.Request) {
 		}
 	}
 	finish(&t.rw, t.r, t.returned)
-	broken := t.returned && !t.rw.Hijacked() && t.down.hasFailed()
+	broken := t.returned && !t.rw.Hijacked() && t.down != nil && t.down.broken()
 	t.leave()
 	if broken {
 		panic(http.ErrAbortHandler)
@@ -226,8 +226,16 @@ func (t *transfer) observe(p *pacedBody, kind EventKind) {
 
 // Header implements [respwriter.Hooks].
 func (t *transfer) Header(_ int, h http.Header) {
-	if t.down != nil && t.b.opts.ExemptEvents && isEventStream(h.Get("Content-Type")) {
-		t.down.release()
+	if t.b.opts.ExemptEvents && isEventStream(h.Get("Content-Type")) {
+		t.exempt(&t.down)
+	}
+}
+
+// exempt ends the pacing of a body before it has begun.
+func (t *transfer) exempt(p **pacedBody) {
+	if *p != nil {
+		(*p).release()
+		*p = nil
 	}
 }
 

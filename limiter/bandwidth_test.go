@@ -147,6 +147,9 @@ func TestBandwidthRate(t *testing.T) {
 // once: Jain's index over 100 of them.
 func TestBandwidthIsFair(t *testing.T) {
 	for _, rate := range []int64{64 * kib, 10 * mib, 256 * mib} {
+		if testing.Short() && rate > 10*mib {
+			continue
+		}
 		for _, of := range []string{"total", "key"} {
 			inTime(t, func(t *testing.T) {
 				limits := limiter.BandwidthLimits{Total: rate}
@@ -215,6 +218,9 @@ func TestBandwidthClasses(t *testing.T) {
 		{"of no class: the last", 600 * kib, highLow(2, 1), []download{high, {target: "/other"}}, map[string]int64{"/high": 400 * kib, "/other": 200 * kib}},
 	}
 	for _, tt := range tests {
+		if testing.Short() && tt.total > mib {
+			continue
+		}
 		inTime(t, func(t *testing.T) {
 			b := bandwidth(t, limiter.BandwidthOptions{Limits: limiter.BandwidthLimits{Total: tt.total, Classes: tt.classes}, Class: byPath})
 			const seconds = 10
