@@ -18,10 +18,12 @@ import (
 	"github.com/goweir/weir/limiter"
 )
 
-const bandwidthFile = 64 << 20
+// bandwidthFile is enough for the longest measurement, and takes no room: it is
+// one hole.
+const bandwidthFile = 4 << 30
 
 // bandwidthServer serves /write, an endless response in Writes of 32 KiB, and
-// /file, 64 MiB by http.ServeContent, behind limits, over TCP. The time at which
+// /file, 4 GiB by http.ServeContent, behind limits, over TCP. The time at which
 // a /write ends is sent to ended, if somebody waits for it.
 func bandwidthServer(t *testing.T, limits limiter.BandwidthLimits, ended chan time.Time) (*limiter.Bandwidth, *httptest.Server) {
 	t.Helper()
