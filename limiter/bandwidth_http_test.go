@@ -13,11 +13,13 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"reflect"
 	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -814,3 +816,50 @@ func (l *pipes) Accept() (net.Conn, error) {
 
 func (l *pipes) Close() error   { l.once.Do(func() { close(l.closed) }); return nil }
 func (l *pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+// A file reaches the inner ReadFrom as the file that it is, whole or in slices:
+// see the test of package respwriter that asks the kernel about sendfile.
+func TestBandwidthFileReachesReadFrom(t *testing.T) {
+	const size = 10 << 20
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, bytesOf(size), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name   string
+		opts   limiter.BandwidthOptions
+		slices bool
+	}{
+		{"no limits", limiter.BandwidthOptions{}, false},
+		{"exempt", limiter.BandwidthOptions{Limits: limiter.BandwidthLimits{Total: 1}, ExemptEvents: true}, false},
+		{"paced", limiter.BandwidthOptions{Limits: limiter.BandwidthLimits{PerResponse: 100 * mib, Total: 100 * mib}, Free: 1000}, true},
+	} {
+		w := &filesOnly{tap: tap{header: http.Header{"Content-Type": {"text/event-stream"}}}}
+		b := bandwidth(t, tt.opts)
+		b.Middleware()(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			http.ServeFile(w, r, path)
+		})).ServeHTTP(w, request(t))
+		if w.n.Load() != size || w.other != 0 || (w.calls > 1) != tt.slices {
+			t.Errorf("%s: %d bytes in %d calls of ReadFrom, %d of them not of a file", tt.name, w.n.Load(), w.calls, w.other)
+		}
+	}
+}
+
+// filesOnly looks at what comes by ReadFrom as net does before it calls
+// sendfile.
+type filesOnly struct {
+	tap
+	calls, other int
+}
+
+func (f *filesOnly) ReadFrom(src io.Reader) (int64, error) {
+	f.calls++
+	file := src
+	if limited, ok := src.(*io.LimitedReader); ok {
+		file = limited.R
+	}
+	if _, ok := file.(syscall.Conn); !ok {
+		f.other++
+	}
+	return io.Copy(&f.tap, src)
+}
