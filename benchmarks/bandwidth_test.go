@@ -18,12 +18,10 @@ import (
 	"github.com/goweir/weir/limiter"
 )
 
-// bandwidthFile is enough for the longest measurement, and takes no room: it is
-// one hole.
-const bandwidthFile = 4 << 30
+const bandwidthFile = 64 << 20
 
 // bandwidthServer serves /write, an endless response in Writes of 32 KiB, and
-// /file, 4 GiB by http.ServeContent, behind limits, over TCP. The time at which
+// /file, one of a file of 64 MiB by io.CopyN, behind limits, over TCP. The time at which
 // a /write ends is sent to ended, if somebody waits for it.
 func bandwidthServer(t *testing.T, limits limiter.BandwidthLimits, ended chan time.Time) (*limiter.Bandwidth, *httptest.Server) {
 	t.Helper()
@@ -43,17 +41,20 @@ func bandwidthServer(t *testing.T, limits limiter.BandwidthLimits, ended chan ti
 		t.Fatal(err)
 	}
 	srv := httptest.NewServer(b.Middleware()(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// With a length there are no chunks, which a client reads as a whole.
+		w.Header().Set("Content-Length", "1000000000000")
 		if r.URL.Path == "/file" {
 			f, err := os.Open(path)
 			if err != nil {
 				panic(err)
 			}
 			defer f.Close()
-			http.ServeContent(w, r, "file.bin", time.Time{}, f)
+			for err == nil {
+				f.Seek(0, io.SeekStart)
+				_, err = io.CopyN(w, f, bandwidthFile)
+			}
 			return
 		}
-		// With a length there are no chunks, which a client reads as a whole.
-		w.Header().Set("Content-Length", "1000000000000")
 		page := make([]byte, 32<<10)
 		for {
 			if _, err := w.Write(page); err != nil {

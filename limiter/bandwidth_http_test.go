@@ -94,6 +94,37 @@ func TestBandwidthClientLeaves(t *testing.T) {
 	}
 }
 
+// Over HTTP/2 and a socket the wait ends as well; how soon is measured in
+// benchmarks.
+func TestBandwidthClientLeavesHTTP2(t *testing.T) {
+	began, ended := make(chan struct{}), make(chan error)
+	b := bandwidth(t, limiter.BandwidthOptions{Limits: limiter.BandwidthLimits{PerKey: 1, Total: 1}, Key: limiter.KeyByClientIP})
+	srv := httptest.NewUnstartedServer(b.Middleware()(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 2 {
+			t.Errorf("spoke %s", r.Proto)
+		}
+		close(began)
+		_, err := w.Write(make([]byte, mib))
+		ended <- err
+	})))
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	defer srv.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	req, _ := http.NewRequestWithContext(ctx, "GET", srv.URL, nil)
+	go srv.Client().Do(req)
+	<-began
+	cancel()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("the Write returned %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the Write still waits")
+	}
+}
+
 // A wait that ends early is the end of a broken response, not of a whole one,
 // whatever the handler makes of the error.
 func TestBandwidthNeverEndsCleanly(t *testing.T) {
