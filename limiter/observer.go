@@ -75,10 +75,21 @@ const (
 	// EventRelease says that such a request gave its slots back. Start is when it
 	// had got them, Duration how long it held them.
 	EventRelease
+
+	// EventSent is the end of a paced response or connection, told by
+	// [Bandwidth]. N is how many bytes of its body passed, Duration how long it
+	// waited for them in all, Start when the request came, Policy the class if
+	// there are Classes. Result is OutcomeAllowed; OutcomeLeft if a wait ended
+	// because the request did; OutcomeUnkeyed, with N 0, if the request was
+	// refused because it had no key.
+	EventSent
+
+	// EventReceived is the same for the body of a request.
+	EventReceived
 )
 
 var eventKinds = [...]string{"none", "decision", "hold", "eviction", "no room", "failure",
-	"breaker open", "breaker half-open", "breaker closed", "slot", "release"}
+	"breaker open", "breaker half-open", "breaker closed", "slot", "release", "sent", "received"}
 
 // String returns the kind in words, for logs and metric labels.
 func (k EventKind) String() string {
