@@ -120,6 +120,9 @@ func (x *exchange) finish(done bool) {
 			rc.SetWriteDeadline(time.Now().Add(lastFlush))
 			http.NewResponseController(x.w).Flush()
 		}
+		if !x.in.ProtoAtLeast(1, 1) && x.w.Header().Get("Content-Length") == "" {
+			reset(rc)
+		}
 		rc.SetWriteDeadline(past)
 		if x.upload.unfinished() {
 			// Only then: otherwise the only read is the server's own, and ending
@@ -152,6 +155,23 @@ func (x *exchange) finish(done bool) {
 		}
 	}
 	rc.SetWriteDeadline(write)
+}
+
+// reset makes an end of the connection that is none of the answer: over HTTP/1.0
+// an answer without a length ends where its connection is closed, be it by TCP or
+// by TLS, so that neither must be closed in good order.
+func reset(rc *http.ResponseController) {
+	conn, _, err := rc.Hijack()
+	if err != nil {
+		return
+	}
+	if t, ok := conn.(interface{ NetConn() net.Conn }); ok { // a *tls.Conn
+		conn = t.NetConn()
+	}
+	if t, ok := conn.(interface{ SetLinger(int) error }); ok { // a *net.TCPConn
+		t.SetLinger(0)
+	}
+	conn.Close()
 }
 
 // leftover reports whether a part of the request's body may not have been read.
