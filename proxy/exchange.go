@@ -103,27 +103,14 @@ func (x *exchange) finish(done bool) {
 		}
 	}
 	if x.fellBack && !done {
-		return // the handler that answered has broken off, and has seen to it
+		return // fallBack has broken off, if anything was sent
 	}
 	rc := http.NewResponseController(innermost(x.w))
 	if !done && x.body.begun {
 		// Before the cut, which over HTTP/2 cancels this context as the client
 		// does when it leaves.
 		left := x.in.Context().Err() != nil
-		// Something above may recover the panic and return, and the server
-		// would then end a chunked body properly: half an answer becomes a
-		// whole one (golang/go#28239 is of this kind). With its deadline missed
-		// the connection can only break, and an HTTP/2 stream is reset.
-		if x.body.err != nil && x.idle != errClientIdle {
-			// What came before the break is the client's, who may continue
-			// from there.
-			rc.SetWriteDeadline(time.Now().Add(lastFlush))
-			http.NewResponseController(x.w).Flush()
-		}
-		if !x.in.ProtoAtLeast(1, 1) && x.w.Header().Get("Content-Length") == "" {
-			reset(rc)
-		}
-		rc.SetWriteDeadline(past)
+		breakOff(x.w, x.in, x.body.err != nil && x.idle != errClientIdle)
 		if x.upload.unfinished() {
 			// Only then: otherwise the only read is the server's own, and ending
 			// it would look as if the client had left.
@@ -155,6 +142,26 @@ func (x *exchange) finish(done bool) {
 		}
 	}
 	rc.SetWriteDeadline(write)
+}
+
+// breakOff sees to it that a client takes what it got for a part of the answer.
+// Something above may recover the panic and return, and the server would then
+// end a chunked body properly: half an answer becomes a whole one
+// (golang/go#28239 is of this kind). With its deadline missed the connection can
+// only break, and an HTTP/2 stream is reset.
+func breakOff(w http.ResponseWriter, r *http.Request, flush bool) {
+	spoil(r)
+	rc := http.NewResponseController(innermost(w))
+	if flush {
+		// What came before the break is the client's, who may continue from
+		// there.
+		rc.SetWriteDeadline(time.Now().Add(lastFlush))
+		http.NewResponseController(w).Flush()
+	}
+	if !r.ProtoAtLeast(1, 1) && w.Header().Get("Content-Length") == "" {
+		reset(rc)
+	}
+	rc.SetWriteDeadline(past)
 }
 
 // reset makes an end of the connection that is none of the answer: over HTTP/1.0

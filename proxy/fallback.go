@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/goweir/weir/internal/problem"
+	"github.com/goweir/weir/internal/respwriter"
 )
 
 // A Reason is why a request was handed to the fallback.
@@ -126,10 +127,17 @@ func (p *Proxy) fallBack(w http.ResponseWriter, r *http.Request, cause *Cause) {
 		cause.write(w)
 		return
 	}
-	if k, ok := r.Context().Value(keepingKey{}).(*keeping); ok {
-		k.fellBack = true
-	}
-	p.cfg.Fallback.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), causeKey{}, cause)))
+	spoil(r)
+	var answer respwriter.Writer
+	returned := false
+	defer func() {
+		answer.Finish(returned)
+		if !returned && answer.Status() != 0 && !answer.Hijacked() {
+			breakOff(w, r, true)
+		}
+	}()
+	p.cfg.Fallback.ServeHTTP(answer.Wrap(w, respwriter.NoHooks{}), r.WithContext(context.WithValue(r.Context(), causeKey{}, cause)))
+	returned = true
 }
 
 // usedBody is the body of a request of which an upstream has read a part.
