@@ -49,6 +49,7 @@ type exchange struct {
 var (
 	errUpstreamIdle = errors.New("upstream left a body unmoved for too long")
 	errClientIdle   = errors.New("client left a body unmoved for too long")
+	errTotal        = errors.New("the exchange took longer than Timeouts.Total")
 )
 
 // lastFlush is how long a client may take to accept what is left to send when
@@ -109,7 +110,7 @@ func (x *exchange) finish(done bool) {
 	if !done && x.body.begun {
 		// Before the cut, which over HTTP/2 cancels this context as the client
 		// does when it leaves.
-		left := x.in.Context().Err() != nil
+		left := errors.Is(x.in.Context().Err(), context.Canceled) // a deadline is set by middleware
 		breakOff(x.w, x.in, x.body.err != nil && x.idle != errClientIdle)
 		if x.upload.unfinished() {
 			// Only then: otherwise the only read is the server's own, and ending
@@ -219,6 +220,19 @@ func (x *exchange) expire(t track, s side) {
 	}
 }
 
+// expireTotal is expire for all sides at once.
+func (x *exchange) expireTotal(waits [2]side) {
+	x.idle = errTotal
+	x.cancel(x.idle)
+	rc := http.NewResponseController(innermost(x.w))
+	if waits[requestTrack] == clientSide {
+		rc.SetReadDeadline(past)
+	}
+	if waits[answerTrack] == clientSide {
+		rc.SetWriteDeadline(past)
+	}
+}
+
 func innermost(w http.ResponseWriter) http.ResponseWriter {
 	for {
 		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
@@ -290,6 +304,9 @@ func (x *exchange) send(out *http.Request) (*http.Response, error) {
 	if attempt := len(x.tried); attempt == 0 {
 		x.cancel = cancel
 		trace.Got1xxResponse = x.got1xx
+		if total := x.proxy.cfg.Timeouts.Total; total > 0 && x.tunnel == nil {
+			x.watch.bound(total)
+		}
 	} else {
 		if !x.watch.renew(func() { x.cancel = cancel }) {
 			cancel(nil)
@@ -323,8 +340,11 @@ func (x *exchange) send(out *http.Request) (*http.Response, error) {
 	x.informer.settle()
 	if err != nil {
 		// The cause says more than "context canceled", if it is one of ours.
-		if cause := context.Cause(ctx); cause != nil && x.in.Context().Err() == nil && !errors.Is(err, cause) {
-			err = fmt.Errorf("%w: %w", cause, err)
+		switch cause := context.Cause(ctx); cause {
+		case errUpstreamIdle, errClientIdle, errTotal:
+			if !errors.Is(err, cause) {
+				err = fmt.Errorf("%w: %w", cause, err)
+			}
 		}
 		return nil, err
 	}

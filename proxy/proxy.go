@@ -35,7 +35,8 @@
 //	503     no upstream can be used, its breaker is open, or the bound on
 //	        requests in flight is reached; and an upgrade, while there are
 //	        MaxTunnels or after Shutdown. Retry-After says when to come again
-//	504     a time limit of dialing, TLS, the header, or the request's body passed
+//	504     a time limit of dialing, TLS, the header, the request's body or the whole
+//	        passed
 //
 // After the header was sent there is no status to give: the answer is broken
 // off, by closing the connection or resetting the HTTP/2 stream. To a client of
