@@ -120,6 +120,9 @@ func (x *exchange) finish(done bool) {
 			rc.SetWriteDeadline(time.Now().Add(lastFlush))
 			http.NewResponseController(x.w).Flush()
 		}
+		// First by way of what is around, which may record that it was not the
+		// client, and then past whatever keeps a deadline for itself.
+		http.NewResponseController(x.w).SetWriteDeadline(past)
 		rc.SetWriteDeadline(past)
 		if x.upload.unfinished() {
 			// Only then: otherwise the only read is the server's own, and ending
