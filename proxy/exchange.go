@@ -308,10 +308,10 @@ func (x *exchange) send(out *http.Request) (*http.Response, error) {
 		res.Body = http.NoBody
 	}
 	if res.StatusCode == http.StatusSwitchingProtocols {
-		x.watch.stop()
 		if err := x.tunnel.accept(x.in.Context(), res); err != nil {
-			return nil, err
+			return nil, err // after which the watch may have another attempt to see to
 		}
+		x.watch.stop()
 		return res, nil
 	}
 	if res.StatusCode < 200 || res.StatusCode > 999 {

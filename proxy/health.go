@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-
 	"sync"
 	"sync/atomic"
 	"time"
@@ -273,9 +272,11 @@ func (p *Proxy) ask(ctx context.Context, up *upstream) error {
 	if err != nil {
 		return err
 	}
-	// Read, so that the connection can be used again, but not without end.
-	_, err = io.Copy(io.Discard, io.LimitReader(res.Body, 64<<10))
-	res.Body.Close()
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusSwitchingProtocols { // what follows that has no end, and does not heed ctx
+		// Read, so that the connection can be used again, but not without end.
+		_, err = io.Copy(io.Discard, io.LimitReader(res.Body, 64<<10))
+	}
 	if err == nil && (res.StatusCode < 200 || res.StatusCode > 299) {
 		err = fmt.Errorf("health check was answered with status %d", res.StatusCode)
 	}

@@ -52,18 +52,31 @@ func (w *watch) await(t track, s side) {
 	w.scheduleLocked()
 }
 
+// nextLocked returns whose time is up next if nothing moves, and how long that
+// is after something has. A limit of 0: nobody's ever is.
+//
+// While the client is to take a part of the answer, it is all that counts. An
+// upstream that talks both ways takes no more of the request then either, and
+// the handler is in a call that only the client's expiry ends.
+func (w *watch) nextLocked() (t track, s side, limit time.Duration) {
+	t, s = answerTrack, w.waits[answerTrack]
+	limit = w.limits[s]
+	if s == clientSide {
+		return t, s, limit
+	}
+	r := w.waits[requestTrack]
+	if d := w.limits[r]; d > 0 && (limit == 0 || d <= limit) {
+		return requestTrack, r, d
+	}
+	return t, s, limit
+}
+
 // scheduleLocked sees to it that the timer fires no later than the next
 // deadline.
 func (w *watch) scheduleLocked() {
-	var next time.Time
-	for _, s := range w.waits {
-		if limit := w.limits[s]; limit > 0 {
-			if until := w.moved.Add(limit); next.IsZero() || until.Before(next) {
-				next = until
-			}
-		}
-	}
-	if next.IsZero() || !w.due.IsZero() && !next.Before(w.due) {
+	_, _, limit := w.nextLocked()
+	next := w.moved.Add(limit)
+	if limit == 0 || !w.due.IsZero() && !next.Before(w.due) {
 		return
 	}
 	w.due = next
@@ -81,13 +94,10 @@ func (w *watch) fire() {
 		return
 	}
 	w.due = time.Time{}
-	idle := time.Since(w.moved)
-	for t, s := range w.waits {
-		if limit := w.limits[s]; limit > 0 && idle >= limit {
-			w.stopped = true
-			w.x.expire(track(t), s) // with mu held, so that it never runs after stop
-			return
-		}
+	if t, s, limit := w.nextLocked(); limit > 0 && time.Since(w.moved) >= limit {
+		w.stopped = true
+		w.x.expire(t, s) // with mu held, so that it never runs after stop
+		return
 	}
 	w.scheduleLocked()
 }
