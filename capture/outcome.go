@@ -110,6 +110,8 @@ func (e ending) side(o Outcome) Side {
 // request's body was read.
 func (e ending) clientGone() bool {
 	switch {
+	case ours(e.readErr): // a missed read deadline cancels it as well, over HTTP/1
+		return false
 	case e.left:
 		return true
 	case e.writeErr != nil:
@@ -125,7 +127,7 @@ func lost(err error) bool {
 	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)
 }
 
-// ours reports whether a failed write was failed on this side.
+// ours reports whether a failed read or write was failed on this side.
 func ours(err error) bool {
 	return errors.Is(err, os.ErrDeadlineExceeded) ||
 		errors.Is(err, http.ErrContentLength) ||

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -95,6 +96,25 @@ func TestOutcomeClientGone(t *testing.T) {
 			}
 		})
 	})
+}
+
+// A read deadline of the handler's own ends the context of an HTTP/1 connection.
+// The client is there, and gets its answer.
+func TestOutcomeReadDeadline(t *testing.T) {
+	s, srv := server(t, nil, func(w http.ResponseWriter, r *http.Request) {
+		http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
+		if _, err := r.Body.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("Read returned %v", err)
+		}
+		<-r.Context().Done()
+		http.Error(w, "too slow", http.StatusRequestTimeout)
+	})
+	c := must(dial(srv.URL))
+	defer c.Close()
+	io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
+	if x := s.next(t); x.Outcome != capture.OutcomeOK || x.Status != 408 || x.Side != "" {
+		t.Errorf("got %s, %d, side %q; want ok", x.Outcome, x.Status, x.Side)
+	}
 }
 
 func TestOutcomeWriteError(t *testing.T) {

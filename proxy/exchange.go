@@ -34,6 +34,11 @@ type exchange struct {
 	sent     bool    // an upstream may have got the request
 	fellBack bool
 
+	start    time.Time // zero without an Observer, as is attempt.start
+	attempt  attempt   // the latest
+	answered int       // the status that was passed on
+	verdict  verdict
+
 	reverse   httputil.ReverseProxy
 	cancel    context.CancelCauseFunc // nil before RoundTrip
 	trace     httptrace.ClientTrace
@@ -61,6 +66,7 @@ var past = time.Unix(1, 0)
 func (x *exchange) serve(w http.ResponseWriter) {
 	x.w = w
 	if x.tunnel != nil {
+		x.tunnel.exchange = x
 		x.w = x.tunnel.writer.Wrap(w, x.tunnel)
 	}
 	if x.proxy.cfg.FullDuplex && x.in.ProtoMajor == 1 && x.in.ContentLength != 0 {
@@ -79,7 +85,21 @@ func (x *exchange) serve(w http.ResponseWriter) {
 		ErrorLog:     x.proxy.discard, // it has no context: see finish
 	}
 	done := false
-	defer func() { x.finish(done) }()
+	defer func() {
+		var cause any
+		if !done {
+			// Panics again before this returns: the stack that a server prints
+			// still begins where it happened.
+			if cause = recover(); cause != nil {
+				defer panic(cause)
+			}
+		}
+		// Before finish cuts an answer off, which over HTTP/2 cancels this context
+		// as the client does when it leaves.
+		gone := x.in.Context().Err()
+		x.finish(done)
+		x.conclude(done, cause, gone)
+	}()
 	x.reverse.ServeHTTP(x.w, x.in)
 	if x.body.err != nil {
 		// ReverseProxy panics only below an http.Server. Others, too, must be
@@ -107,9 +127,6 @@ func (x *exchange) finish(done bool) {
 	}
 	rc := http.NewResponseController(innermost(x.w))
 	if !done && x.body.begun {
-		// Before the cut, which over HTTP/2 cancels this context as the client
-		// does when it leaves.
-		left := x.in.Context().Err() != nil
 		// Something above may recover the panic and return, and the server
 		// would then end a chunked body properly: half an answer becomes a
 		// whole one (golang/go#28239 is of this kind). With its deadline missed
@@ -129,7 +146,6 @@ func (x *exchange) finish(done bool) {
 			// it would look as if the client had left.
 			x.upload.stop(rc)
 		}
-		x.logCut(left)
 		return
 	}
 	limit := x.proxy.cfg.Timeouts.ClientIdle
@@ -229,6 +245,9 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 	}
 	for {
 		res, err := x.send(out)
+		if x.proxy.cfg.Observer != nil {
+			x.observeAttempt(x.attempt, res, err)
+		}
 		x.sent = x.sent || !isDialError(err)
 		x.judge(res, err)
 		if x.tryAgain(res, err) {
@@ -245,6 +264,9 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 			res.Body.Close()
 			x.body = body{}
 			return nil, &badStatus{res.StatusCode}
+		}
+		if err == nil {
+			x.answered = res.StatusCode
 		}
 		return res, err
 	}
@@ -263,7 +285,10 @@ func (x *exchange) send(out *http.Request) (*http.Response, error) {
 	// ReverseProxy's trace hook behind: see informer.
 	ctx, cancel := context.WithCancelCause(x.in.Context())
 	trace := &x.trace
+	x.attempt.upstream, x.attempt.number = x.upstream, len(x.tried)+1
+	x.attempt.start = x.proxy.observedAt()
 	if attempt := len(x.tried); attempt == 0 {
+		x.attempt.trigger = TriggerFirst
 		x.cancel = cancel
 		trace.Got1xxResponse = x.got1xx
 	} else {
@@ -276,6 +301,7 @@ func (x *exchange) send(out *http.Request) (*http.Response, error) {
 			return x.relay(attempt, status, fields)
 		}}
 		x.informer.begin(attempt)
+		ctx = x.attempt.context(ctx)
 	}
 	target := out.URL
 	out = out.WithContext(httptrace.WithClientTrace(ctx, trace))
