@@ -165,6 +165,9 @@ func (x *exchange) judge(res *http.Response, err error) {
 
 // blame tells the upstream's failures from the client's.
 func (x *exchange) blame(err error) outcome {
+	if errors.Is(err, errTotal) {
+		return noSign
+	}
 	switch x.status(err) {
 	case http.StatusBadGateway, http.StatusGatewayTimeout:
 		return failure
@@ -178,7 +181,7 @@ func (x *exchange) judgeEnd() {
 	o := noSign
 	switch {
 	case x.pending == noEnd:
-	case x.body.err != nil && x.idle != errClientIdle && x.in.Context().Err() == nil:
+	case x.body.err != nil && x.idle != errClientIdle && x.idle != errTotal && x.in.Context().Err() == nil:
 		o = failure
 	case x.body.ended && x.pending == anyEnd:
 		o = success

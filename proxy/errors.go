@@ -50,7 +50,7 @@ var details = map[int]problem.Details{
 // client's own faults come first, because they are what made the upstream's
 // side fail.
 func (x *exchange) status(err error) int {
-	if x.upload != nil && !errors.Is(err, errUpstreamIdle) {
+	if x.upload != nil && !errors.Is(err, errUpstreamIdle) && !errors.Is(err, errTotal) {
 		if failure := x.upload.err.Load(); failure != nil {
 			return x.uploadStatus(*failure)
 		}
@@ -67,7 +67,7 @@ func (x *exchange) status(err error) int {
 	switch {
 	case errors.Is(err, errClientIdle):
 		return http.StatusRequestTimeout
-	case errors.Is(err, errUpstreamIdle):
+	case errors.Is(err, errUpstreamIdle), errors.Is(err, errTotal):
 		return http.StatusGatewayTimeout
 	case errors.Is(err, errShutdown):
 		return http.StatusServiceUnavailable
@@ -137,7 +137,7 @@ func (x *exchange) fail(w http.ResponseWriter, _ *http.Request, err error) {
 			r.Body = usedBody{}
 		}
 	}
-	x.proxy.fallBack(w, r, cause)
+	x.proxy.fallBack(w, r, cause, &v.status)
 }
 
 // upstreamName is empty if the request was sent to none.

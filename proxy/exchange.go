@@ -54,6 +54,7 @@ type exchange struct {
 var (
 	errUpstreamIdle = errors.New("upstream left a body unmoved for too long")
 	errClientIdle   = errors.New("client left a body unmoved for too long")
+	errTotal        = errors.New("the exchange took longer than Timeouts.Total")
 )
 
 // lastFlush is how long a client may take to accept what is left to send when
@@ -123,24 +124,11 @@ func (x *exchange) finish(done bool) {
 		}
 	}
 	if x.fellBack && !done {
-		return // the handler that answered has broken off, and has seen to it
+		return // fallBack has broken off, if anything was sent
 	}
 	rc := http.NewResponseController(innermost(x.w))
 	if !done && x.body.begun {
-		// Something above may recover the panic and return, and the server
-		// would then end a chunked body properly: half an answer becomes a
-		// whole one (golang/go#28239 is of this kind). With its deadline missed
-		// the connection can only break, and an HTTP/2 stream is reset.
-		if x.body.err != nil && x.idle != errClientIdle {
-			// What came before the break is the client's, who may continue
-			// from there.
-			rc.SetWriteDeadline(time.Now().Add(lastFlush))
-			http.NewResponseController(x.w).Flush()
-		}
-		// First by way of what is around, which may record that it was not the
-		// client, and then past whatever keeps a deadline for itself.
-		http.NewResponseController(x.w).SetWriteDeadline(past)
-		rc.SetWriteDeadline(past)
+		breakOff(x.w, x.in, x.body.err != nil && x.idle != errClientIdle)
 		if x.upload.unfinished() {
 			// Only then: otherwise the only read is the server's own, and ending
 			// it would look as if the client had left.
@@ -171,6 +159,46 @@ func (x *exchange) finish(done bool) {
 		}
 	}
 	rc.SetWriteDeadline(write)
+}
+
+// breakOff sees to it that a client takes what it got for a part of the answer.
+// Something above may recover the panic and return, and the server would then
+// end a chunked body properly: half an answer becomes a whole one
+// (golang/go#28239 is of this kind). With its deadline missed the connection can
+// only break, and an HTTP/2 stream is reset.
+func breakOff(w http.ResponseWriter, r *http.Request, flush bool) {
+	spoil(r)
+	rc := http.NewResponseController(innermost(w))
+	if flush {
+		// What came before the break is the client's, who may continue from
+		// there.
+		rc.SetWriteDeadline(time.Now().Add(lastFlush))
+		http.NewResponseController(w).Flush()
+	}
+	// By way of what is around, which may record that it was not the client, and
+	// below past whatever keeps a deadline for itself.
+	http.NewResponseController(w).SetWriteDeadline(past)
+	if !r.ProtoAtLeast(1, 1) && w.Header().Get("Content-Length") == "" {
+		reset(rc)
+	}
+	rc.SetWriteDeadline(past)
+}
+
+// reset makes an end of the connection that is none of the answer: over HTTP/1.0
+// an answer without a length ends where its connection is closed, be it by TCP or
+// by TLS, so that neither must be closed in good order.
+func reset(rc *http.ResponseController) {
+	conn, _, err := rc.Hijack()
+	if err != nil {
+		return
+	}
+	if t, ok := conn.(interface{ NetConn() net.Conn }); ok { // a *tls.Conn
+		conn = t.NetConn()
+	}
+	if t, ok := conn.(interface{ SetLinger(int) error }); ok { // a *net.TCPConn
+		t.SetLinger(0)
+	}
+	conn.Close()
 }
 
 // leftover reports whether a part of the request's body may not have been read.
@@ -207,6 +235,19 @@ func (x *exchange) expire(t track, s side) {
 	if t == requestTrack {
 		rc.SetReadDeadline(past)
 	} else {
+		rc.SetWriteDeadline(past)
+	}
+}
+
+// expireTotal is expire for all sides at once.
+func (x *exchange) expireTotal(waits [2]side) {
+	x.idle = errTotal
+	x.cancel(x.idle)
+	rc := http.NewResponseController(innermost(x.w))
+	if waits[requestTrack] == clientSide {
+		rc.SetReadDeadline(past)
+	}
+	if waits[answerTrack] == clientSide {
 		rc.SetWriteDeadline(past)
 	}
 }
@@ -291,6 +332,9 @@ func (x *exchange) send(out *http.Request) (*http.Response, error) {
 		x.attempt.trigger = TriggerFirst
 		x.cancel = cancel
 		trace.Got1xxResponse = x.got1xx
+		if total := x.proxy.cfg.Timeouts.Total; total > 0 && x.tunnel == nil {
+			x.watch.bound(total)
+		}
 	} else {
 		if !x.watch.renew(func() { x.cancel = cancel }) {
 			cancel(nil)
@@ -325,8 +369,11 @@ func (x *exchange) send(out *http.Request) (*http.Response, error) {
 	x.informer.settle()
 	if err != nil {
 		// The cause says more than "context canceled", if it is one of ours.
-		if cause := context.Cause(ctx); cause != nil && x.in.Context().Err() == nil && !errors.Is(err, cause) {
-			err = fmt.Errorf("%w: %w", cause, err)
+		switch cause := context.Cause(ctx); cause {
+		case errUpstreamIdle, errClientIdle, errTotal:
+			if !errors.Is(err, cause) {
+				err = fmt.Errorf("%w: %w", cause, err)
+			}
 		}
 		return nil, err
 	}

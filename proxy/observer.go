@@ -60,8 +60,9 @@ const (
 	// EventRequest is the end of a request, exactly one for each. Result, Side,
 	// Phase and Reason say how it ended, Status what the client was sent: 499 if
 	// it had left before the header, and 0 if there was none. Where the fallback
-	// answered, it is what would have been sent without one. Upstream and Attempt
-	// are those of the latest attempt, 0 if there was none.
+	// answered, Status is its own, and the other fields say why it was called.
+	// Upstream, Attempt and Trigger are those of the latest attempt, if there was
+	// one.
 	EventRequest EventKind = iota + 1
 
 	// EventAttempt is the header of an upstream's answer, with its Status, or the

@@ -35,12 +35,14 @@
 //	503     no upstream can be used, its breaker is open, or the bound on
 //	        requests in flight is reached; and an upgrade, while there are
 //	        MaxTunnels or after Shutdown. Retry-After says when to come again
-//	504     a time limit of dialing, TLS, the header, or the request's body passed
+//	504     a time limit of dialing, TLS, the header, the request's body or the whole
+//	        passed
 //
 // After the header was sent there is no status to give: the answer is broken
-// off, by closing the connection or resetting the HTTP/2 stream. A client of
-// HTTP/1.0 cannot see the difference if the answer has no Content-Length, nor
-// can the proxy if an upstream ends a body by closing the connection.
+// off, by closing the connection or resetting the HTTP/2 stream. To a client of
+// HTTP/1.0 a close is the end of an answer without a Content-Length; its
+// connection is reset. Where an upstream ends a body by closing the connection,
+// the proxy cannot tell whether that was all of it.
 //
 // An answer that comes before the request's body was read to its end is sent at
 // once, and closes an HTTP/1 connection.

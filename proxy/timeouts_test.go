@@ -630,3 +630,115 @@ func TestClientThatNeverReadsBlocksItsUpload(t *testing.T) {
 		})
 	}
 }
+
+// Total ends what has not ended, whoever is waited for, and holds it against no
+// upstream.
+func TestTotal(t *testing.T) {
+	const total = 10 * time.Second
+	never := func(r *http.Request) (*http.Response, error) {
+		<-r.Context().Done()
+		return nil, r.Context().Err()
+	}
+	moving := func(ctx context.Context, w io.Writer) error {
+		for {
+			if err := sleep(ctx, 999*time.Millisecond); err != nil {
+				return err
+			}
+			if _, err := w.Write([]byte("x")); err != nil {
+				return err
+			}
+		}
+	}
+	quick := func(_ context.Context, w io.Writer) error { _, err := io.WriteString(w, "x"); return err }
+	const slowUpload = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n"
+	for _, tt := range []struct {
+		name   string
+		rt     roundTrip
+		raw    string
+		sends  bool // a byte a second
+		status int
+		body   string
+		fails  bool
+	}{
+		{"no header", never, getRoot, false, 504, "", false},
+		{"an answer that moves", streaming(moving), getRoot, false, 200, "xxxxxxxxxx", true},
+		{"an upload that moves", taking, slowUpload, true, 504, "", false},
+		{"nothing to end", streaming(quick), getRoot, false, 200, "x", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var p *proxy.Proxy
+			bubble(t, func(t *testing.T) http.Handler {
+				p = newProxy(t, func(cfg *proxy.Config) {
+					cfg.Timeouts.Total = total
+					cfg.Breaker = proxy.Breaker{FailureRatio: 0.01, MinRequests: 1}
+					cfg.WrapTransport = func(http.RoundTripper) http.RoundTripper { return tt.rt }
+				}, "http://upstream")
+				return p
+			}, func(t *testing.T, c net.Conn, _ *statuses) {
+				io.WriteString(c, tt.raw)
+				go func() {
+					for tt.sends {
+						time.Sleep(time.Second)
+						if _, err := io.WriteString(c, "x"); err != nil {
+							return
+						}
+					}
+				}()
+				status, body, took, err := request(c, "")
+				if status != tt.status || status == 200 && body != tt.body || (err != nil) != tt.fails || took > total || took < total && tt.name != "nothing to end" {
+					t.Errorf("%d %q in %s, %v", status, body, took, err)
+				}
+				c.Close()
+				synctest.Wait()
+				if s := p.Upstreams()[0]; s.Breaker != proxy.BreakerClosed || s.InFlight != 0 {
+					t.Errorf("%+v", s)
+				}
+			})
+		})
+	}
+
+	// A client that takes nothing is let go by it even where nothing else would.
+	synctest.Test(t, func(t *testing.T) {
+		ended := make(chan time.Duration, 1)
+		l := newPipes()
+		p := newProxy(t, func(cfg *proxy.Config) {
+			cfg.Timeouts.Total, cfg.Timeouts.ClientIdle, cfg.Timeouts.UpstreamIdle = total, -1, -1
+			cfg.WrapTransport = func(http.RoundTripper) http.RoundTripper {
+				return writtenBy(func(_ context.Context, w io.Writer) (err error) {
+					for b := make([]byte, 1<<16); err == nil; {
+						_, err = w.Write(b)
+					}
+					return err
+				}, http.Header{"Content-Length": {"1000000000000"}}, 1e12)
+			}
+		}, "http://upstream")
+		s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			start := time.Now()
+			defer func() { ended <- time.Since(start) }()
+			p.ServeHTTP(w, r)
+		})}
+		go s.Serve(l)
+		c := l.dial()
+		io.WriteString(c, getRoot)
+		if took := <-ended; took != total {
+			t.Errorf("a client that takes nothing was let go after %s", took)
+		}
+		c.Close()
+		s.Close()
+	})
+
+	// A tunnel has none.
+	upstream := make(chan net.Conn, 1)
+	inBubble(t, switched(upstream), func(cfg *proxy.Config) { cfg.Timeouts.Total = total }, func(t *testing.T, c net.Conn, _ *statuses) {
+		io.WriteString(c, handshake)
+		http.ReadResponse(bufio.NewReader(c), nil)
+		far := <-upstream
+		time.Sleep(10 * total)
+		want := wsFrame{2, true, "still here"}
+		c.Write(want.bytes())
+		if f, err := readWS(far); f != want || err != nil {
+			t.Error(f, err)
+		}
+		far.Close()
+	})
+}

@@ -47,8 +47,13 @@ func (x *exchange) conclude(done bool, cause any, gone error) {
 	}
 	if cause != nil && cause != http.ErrAbortHandler {
 		v.phase = PhaseWaiting
-		if v.status = 0; x.body.begun || v.result == OutcomeAborted {
-			v.status, v.phase = x.answered, PhaseResponse
+		switch {
+		case x.fellBack:
+			v.phase = PhaseResponse
+		case x.body.begun:
+			v.phase, v.status = PhaseResponse, x.answered
+		default:
+			v.status = 0
 		}
 		v.result, v.side = OutcomePanic, SideServer
 		v.err = fmt.Errorf("panic: %v", cause)
@@ -67,7 +72,7 @@ func (x *exchange) concludeCut(gone error) {
 		v.phase, v.status = PhaseResponse, x.answered
 	}
 	switch {
-	case errors.Is(gone, context.DeadlineExceeded): // set by middleware
+	case x.idle == errTotal, errors.Is(gone, context.DeadlineExceeded): // the latter set by middleware
 		v.result, v.side = OutcomeAborted, SideServer
 		x.log(http.StatusGatewayTimeout, "proxy: answer broken off", v.err)
 	case x.idle == errClientIdle:
@@ -98,7 +103,7 @@ func (x *exchange) side(status int, err error) Side {
 	if _, answered := errors.AsType[*badStatus](err); answered {
 		return SideUpstream
 	}
-	if u, ok := errors.AsType[*unavailable](err); ok && u.reason == Busy || errors.Is(err, errShutdown) {
+	if u, ok := errors.AsType[*unavailable](err); ok && u.reason == Busy || errors.Is(err, errShutdown) || errors.Is(err, errTotal) {
 		return SideServer
 	}
 	switch status {

@@ -35,6 +35,7 @@ type watch struct {
 	mu      sync.Mutex
 	waits   [2]side // by track
 	moved   time.Time
+	end     time.Time // when it ends in any case; zero: never
 	timer   *time.Timer
 	due     time.Time // when timer fires
 	stopped bool
@@ -49,6 +50,14 @@ func (w *watch) await(t track, s side) {
 	}
 	w.waits[t] = s
 	w.moved = time.Now()
+	w.scheduleLocked()
+}
+
+// bound ends the exchange after d, however well it moves.
+func (w *watch) bound(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.end = time.Now().Add(d)
 	w.scheduleLocked()
 }
 
@@ -74,9 +83,13 @@ func (w *watch) nextLocked() (t track, s side, limit time.Duration) {
 // scheduleLocked sees to it that the timer fires no later than the next
 // deadline.
 func (w *watch) scheduleLocked() {
-	_, _, limit := w.nextLocked()
-	next := w.moved.Add(limit)
-	if limit == 0 || !w.due.IsZero() && !next.Before(w.due) {
+	next := w.end
+	if _, _, limit := w.nextLocked(); limit > 0 {
+		if until := w.moved.Add(limit); next.IsZero() || until.Before(next) {
+			next = until
+		}
+	}
+	if next.IsZero() || !w.due.IsZero() && !next.Before(w.due) {
 		return
 	}
 	w.due = next
@@ -94,12 +107,16 @@ func (w *watch) fire() {
 		return
 	}
 	w.due = time.Time{}
+	// What expires does so with mu held, so that it never runs after stop.
 	if t, s, limit := w.nextLocked(); limit > 0 && time.Since(w.moved) >= limit {
 		w.stopped = true
-		w.x.expire(t, s) // with mu held, so that it never runs after stop
-		return
+		w.x.expire(t, s)
+	} else if !w.end.IsZero() && !time.Now().Before(w.end) {
+		w.stopped = true
+		w.x.expireTotal(w.waits)
+	} else {
+		w.scheduleLocked()
 	}
-	w.scheduleLocked()
 }
 
 // renew forgets what was awaited, and calls f with mu held, so that it does not
