@@ -157,8 +157,13 @@ type Config struct {
 	// and returns the one to use: to trace each attempt, to add credentials.
 	// What it returns must be safe for concurrent use, must not buffer bodies,
 	// and must return the body of a 101 response unwrapped or with its Write
-	// method. A nil result is a fault. Nil: the transport is used as built.
+	// method. A nil result is a fault. A request that is sent again passes it again
+	// ([AttemptFrom]). Nil: the transport is used as built.
 	WrapTransport func(http.RoundTripper) http.RoundTripper
+
+	// Observer is told how requests and attempts end, and what happens to
+	// upstreams, for metrics and traces. Nil: nobody is.
+	Observer Observer
 
 	// ErrorLog gets what clients are not told: why an answer was 502, where a
 	// body broke off. Faults of the upstream are logged at level Error, those

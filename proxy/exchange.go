@@ -34,6 +34,11 @@ type exchange struct {
 	sent     bool    // an upstream may have got the request
 	fellBack bool
 
+	start    time.Time // zero without an Observer, as is attempt.start
+	attempt  attempt   // the latest
+	answered int       // the status that was passed on
+	verdict  verdict
+
 	reverse   httputil.ReverseProxy
 	cancel    context.CancelCauseFunc // nil before RoundTrip
 	trace     httptrace.ClientTrace
@@ -62,6 +67,7 @@ var past = time.Unix(1, 0)
 func (x *exchange) serve(w http.ResponseWriter) {
 	x.w = w
 	if x.tunnel != nil {
+		x.tunnel.exchange = x
 		x.w = x.tunnel.writer.Wrap(w, x.tunnel)
 	}
 	if x.proxy.cfg.FullDuplex && x.in.ProtoMajor == 1 && x.in.ContentLength != 0 {
@@ -80,7 +86,21 @@ func (x *exchange) serve(w http.ResponseWriter) {
 		ErrorLog:     x.proxy.discard, // it has no context: see finish
 	}
 	done := false
-	defer func() { x.finish(done) }()
+	defer func() {
+		var cause any
+		if !done {
+			// Panics again before this returns: the stack that a server prints
+			// still begins where it happened.
+			if cause = recover(); cause != nil {
+				defer panic(cause)
+			}
+		}
+		// Before finish cuts an answer off, which over HTTP/2 cancels this context
+		// as the client does when it leaves.
+		gone := x.in.Context().Err()
+		x.finish(done)
+		x.conclude(done, cause, gone)
+	}()
 	x.reverse.ServeHTTP(x.w, x.in)
 	if x.body.err != nil {
 		// ReverseProxy panics only below an http.Server. Others, too, must be
@@ -108,16 +128,12 @@ func (x *exchange) finish(done bool) {
 	}
 	rc := http.NewResponseController(innermost(x.w))
 	if !done && x.body.begun {
-		// Before the cut, which over HTTP/2 cancels this context as the client
-		// does when it leaves.
-		left := errors.Is(x.in.Context().Err(), context.Canceled) // a deadline is set by middleware
 		breakOff(x.w, x.in, x.body.err != nil && x.idle != errClientIdle)
 		if x.upload.unfinished() {
 			// Only then: otherwise the only read is the server's own, and ending
 			// it would look as if the client had left.
 			x.upload.stop(rc)
 		}
-		x.logCut(left)
 		return
 	}
 	limit := x.proxy.cfg.Timeouts.ClientIdle
@@ -159,6 +175,9 @@ func breakOff(w http.ResponseWriter, r *http.Request, flush bool) {
 		rc.SetWriteDeadline(time.Now().Add(lastFlush))
 		http.NewResponseController(w).Flush()
 	}
+	// By way of what is around, which may record that it was not the client, and
+	// below past whatever keeps a deadline for itself.
+	http.NewResponseController(w).SetWriteDeadline(past)
 	if !r.ProtoAtLeast(1, 1) && w.Header().Get("Content-Length") == "" {
 		reset(rc)
 	}
@@ -267,6 +286,9 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 	}
 	for {
 		res, err := x.send(out)
+		if x.proxy.cfg.Observer != nil {
+			x.observeAttempt(x.attempt, res, err)
+		}
 		x.sent = x.sent || !isDialError(err)
 		x.judge(res, err)
 		if x.tryAgain(res, err) {
@@ -283,6 +305,9 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 			res.Body.Close()
 			x.body = body{}
 			return nil, &badStatus{res.StatusCode}
+		}
+		if err == nil {
+			x.answered = res.StatusCode
 		}
 		return res, err
 	}
@@ -301,7 +326,10 @@ func (x *exchange) send(out *http.Request) (*http.Response, error) {
 	// ReverseProxy's trace hook behind: see informer.
 	ctx, cancel := context.WithCancelCause(x.in.Context())
 	trace := &x.trace
+	x.attempt.upstream, x.attempt.number = x.upstream, len(x.tried)+1
+	x.attempt.start = x.proxy.observedAt()
 	if attempt := len(x.tried); attempt == 0 {
+		x.attempt.trigger = TriggerFirst
 		x.cancel = cancel
 		trace.Got1xxResponse = x.got1xx
 		if total := x.proxy.cfg.Timeouts.Total; total > 0 && x.tunnel == nil {
@@ -317,6 +345,7 @@ func (x *exchange) send(out *http.Request) (*http.Response, error) {
 			return x.relay(attempt, status, fields)
 		}}
 		x.informer.begin(attempt)
+		ctx = x.attempt.context(ctx)
 	}
 	target := out.URL
 	out = out.WithContext(httptrace.WithClientTrace(ctx, trace))

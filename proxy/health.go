@@ -103,6 +103,7 @@ type health struct {
 	down atomic.Bool // by CheckHealth
 
 	until atomic.Int64 // ejected until then, in nanoseconds since 1970
+	out   atomic.Bool  // ejected, and its return was not told yet
 
 	mu       sync.Mutex
 	failures int // in a row
@@ -155,12 +156,29 @@ func (p *Proxy) note(up *upstream, o outcome) {
 	h.failures++
 	due := h.failures >= e.Failures && !h.ejected(now)
 	h.mu.Unlock()
-	if due {
-		p.eject(up, now)
+	if !due {
+		return
+	}
+	if d := p.eject(up, now); d > 0 {
+		p.tell(slog.LevelWarn, "proxy: upstream ejected", up, slog.Duration("for", d))
+		p.observe(Event{Kind: EventEjected, Upstream: up.name, Start: now, Duration: d})
 	}
 }
 
-func (p *Proxy) eject(up *upstream, now time.Time) {
+// noteReturn tells that a request is sent to an upstream that was ejected.
+func (p *Proxy) noteReturn(up *upstream) {
+	h := &up.health
+	if !h.out.Load() {
+		return
+	}
+	if now := time.Now(); !h.ejected(now) && h.out.CompareAndSwap(true, false) {
+		p.tell(slog.LevelInfo, "proxy: upstream is tried again", up)
+		p.observe(Event{Kind: EventReturned, Upstream: up.name, Start: now})
+	}
+}
+
+// eject returns for how long it has ejected up; 0 if it has not.
+func (p *Proxy) eject(up *upstream, now time.Time) time.Duration {
 	p.ejecting.Lock() // so that two at once do not both take the last place
 	defer p.ejecting.Unlock()
 	all := p.pool.Load().upstreams
@@ -171,13 +189,13 @@ func (p *Proxy) eject(up *upstream, now time.Time) {
 		}
 	}
 	if out++; out >= len(all) || float64(out) > p.cfg.Ejection.Share*float64(len(all)) {
-		return
+		return 0
 	}
 	h := &up.health
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	if h.ejected(now) {
-		h.mu.Unlock()
-		return
+		return 0
 	}
 	d := p.cfg.Ejection.For
 	for range h.times {
@@ -187,8 +205,8 @@ func (p *Proxy) eject(up *upstream, now time.Time) {
 	}
 	h.times++
 	h.until.Store(now.Add(d).UnixNano())
-	h.mu.Unlock()
-	p.tell(slog.LevelWarn, "proxy: upstream ejected", up, slog.Duration("for", d))
+	h.out.Store(true)
+	return d
 }
 
 // tell logs what is not about one request.
@@ -219,7 +237,9 @@ func (p *Proxy) CheckHealth(ctx context.Context) error {
 	defer p.checking.Unlock()
 	defer func() {
 		for _, up := range p.pool.Load().upstreams {
-			up.health.down.Store(false)
+			if up.health.down.Swap(false) {
+				p.observe(Event{Kind: EventUp, Upstream: up.name, Start: time.Now()})
+			}
 		}
 	}()
 	tick := time.NewTicker(p.cfg.HealthCheck.Interval)
@@ -248,12 +268,14 @@ func (p *Proxy) askOne(ctx context.Context, up *upstream) {
 		h.good, h.bad = h.good+1, 0
 		if h.good >= p.cfg.HealthCheck.Up && h.down.CompareAndSwap(true, false) {
 			p.tell(slog.LevelInfo, "proxy: upstream is up", up)
+			p.observe(Event{Kind: EventUp, Upstream: up.name, Start: time.Now()})
 		}
 		return
 	}
 	h.good, h.bad = 0, h.bad+1
 	if h.bad >= p.cfg.HealthCheck.Down && h.down.CompareAndSwap(false, true) {
 		p.tell(slog.LevelError, "proxy: upstream is down", up, slog.String("error", err.Error()))
+		p.observe(Event{Kind: EventDown, Upstream: up.name, Start: time.Now(), Err: err})
 	}
 }
 

@@ -151,28 +151,32 @@ func New(cfg Config) (*Proxy, error) {
 // with [http.ErrAbortHandler] if the answer breaks off after its header was
 // sent, as the client can be told in no other way.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := p.observedAt()
 	path, refused := p.check(r)
 	if refused != nil {
 		refused.write(w, r)
+		p.observeRefusal(r, start, verdict{side: SideClient, status: refused.status})
 		return
 	}
 	if cause, ok := r.Context().Value(causeKey{}).(*Cause); ok && !mayRepeat(r, cause) {
 		cause.write(w)
+		p.observeRefusal(r, start, verdict{side: SideServer, status: cause.Status, reason: cause.Reason, err: cause.Err})
 		return
 	}
 	if p.forced.Load() {
-		p.fallBack(w, r, &Cause{Reason: Forced, Status: http.StatusServiceUnavailable})
+		p.serveForced(w, r, start)
 		return
 	}
 	var t *tunnel
 	if wantsUpgrade(r) {
 		if refused := p.tunnels.admit(); refused != nil {
 			refused.write(w, r)
+			p.observeRefusal(r, start, verdict{side: SideServer, status: refused.status})
 			return
 		}
 		t = &tunnel{registry: &p.tunnels, idle: p.cfg.Timeouts.TunnelIdle}
 	}
-	x := &exchange{proxy: p, in: r, path: path, tunnel: t}
+	x := &exchange{proxy: p, in: r, path: path, tunnel: t, start: start}
 	x.serve(w)
 }
 
