@@ -238,6 +238,13 @@ var faults = []struct {
 		{name: "sends status 1000", upstream: rawUpstream("HTTP/1.1 1000 No\r\nContent-Length: 0\r\n\r\n")},
 		{name: "sends status 999", upstream: rawUpstream("HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n")},
 		{name: "sends a header beyond `MaxResponseHeaderBytes`", upstream: rawUpstream("HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 70<<10) + "\r\n\r\n")},
+		{name: "sends a header beyond `MaxResponseHeaderBytes` over HTTP/2", upstream: func(t *testing.T) string {
+			return serveH2(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				for i := range 10 {
+					w.Header().Set(fmt.Sprint("X-", i), strings.Repeat("x", 10<<10))
+				}
+			})).URL
+		}},
 		{name: "sends two lengths that differ", upstream: rawUpstream("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx")},
 		{name: "sends a length and chunks", upstream: rawUpstream("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n")},
 		{name: "sends informational responses without end", upstream: rawUpstream(strings.Repeat("HTTP/1.1 103 Early Hints\r\n\r\n", 1000))},
