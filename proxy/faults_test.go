@@ -317,7 +317,9 @@ var faults = []struct {
 		{name: "closes a kept connection when a POST is sent on it", upstream: closesKept, before: oneBefore, client: func(t *testing.T, f front) string {
 			return sees(f.client.Post(f.url, "text/plain", strings.NewReader("body")))
 		}},
-		{name: "moves, with `Total` at 100 ms", limit: "Total", upstream: func(t *testing.T) string {
+		{name: "moves, with `Total` at 300 ms", limit: "Total", edit: func(cfg *proxy.Config) {
+			cfg.Timeouts.Total = 300 * time.Millisecond // the header must be out by then
+		}, upstream: func(t *testing.T) string {
 			return serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				for r.Context().Err() == nil {
 					io.WriteString(w, "x")
