@@ -176,7 +176,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		t = &tunnel{registry: &p.tunnels, idle: p.cfg.Timeouts.TunnelIdle}
 	}
-	x := &exchange{proxy: p, in: r, path: path, tunnel: t, start: start}
+	x := &exchange{proxy: p, in: r, path: path, tunnel: t, start: start, route: r.Pattern}
 	x.serve(w)
 }
 
