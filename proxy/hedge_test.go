@@ -41,7 +41,7 @@ const hedgeAfter = 100 * time.Millisecond
 func hedging(t *testing.T, f *fleet, hosts int, edit func(*proxy.Config)) *proxy.Proxy {
 	t.Helper()
 	p := newProxy(t, func(cfg *proxy.Config) {
-		cfg.Upstreams, cfg.WrapTransport = list([]int{1, 1, 1}[:hosts]...), f.over
+		cfg.Upstreams, cfg.WrapTransport = list([]int{1, 1, 1, 1}[:hosts]...), f.over
 		cfg.Retries = proxy.Retries{Max: 1, Hedge: hedgeAfter, Statuses: []int{503}, Budget: 1}
 		if edit != nil {
 			edit(cfg)
@@ -50,7 +50,7 @@ func hedging(t *testing.T, f *fleet, hosts int, edit func(*proxy.Config)) *proxy
 	for range 10 * hosts {
 		serveOnce(p, nil)
 	}
-	for _, host := range []string{"a", "b", "c"} {
+	for _, host := range []string{"a", "b", "c", "d"} {
 		f.times(host)
 	}
 	return p
@@ -397,26 +397,31 @@ func TestHedgeAmongRetries(t *testing.T) {
 		name         string
 		max          int
 		a            time.Duration // until it fails
-		asked        [3]int
+		asked        [4]int
 		status       int
 		number       int // of the attempt that was the last
 		trigger      proxy.Trigger
-		again, quick bool // b fails at once; c answers quickly
+		again, quick bool // b is slow instead of failing; c is not
+		busy         bool // b answers with 503, which is adopted
 	}{
-		{name: "both fail, and there is a third", max: 2, a: 2 * hedgeAfter, asked: [3]int{1, 1, 1}, status: 204, number: 3, trigger: "broken", quick: true},
-		{name: "both fail, and that is all", max: 1, a: 2 * hedgeAfter, asked: [3]int{1, 1, 0}, status: 502, number: 1, trigger: "first", quick: true},
-		{name: "a retry is hedged", max: 2, asked: [3]int{1, 1, 1}, status: 204, number: 3, trigger: "hedge", again: true, quick: true},
-		{name: "a retry that is the last is not", max: 1, asked: [3]int{1, 1, 0}, status: 204, number: 2, trigger: "broken", again: true},
-		{name: "one hedge only", max: 9, a: 2 * hedgeAfter, asked: [3]int{1, 1, 1}, status: 204, number: 3, trigger: "broken"},
+		{name: "both fail, and there is a third", max: 2, a: 2 * hedgeAfter, asked: [4]int{1, 1, 1}, status: 204, number: 3, trigger: "broken", quick: true},
+		{name: "both fail, and that is all", max: 1, a: 2 * hedgeAfter, asked: [4]int{1, 1, 0}, status: 502, number: 1, trigger: "first", quick: true},
+		{name: "a retry is hedged", max: 2, asked: [4]int{1, 1, 1}, status: 204, number: 3, trigger: "hedge", again: true, quick: true},
+		{name: "a retry that is the last is not", max: 1, asked: [4]int{1, 1, 0}, status: 204, number: 2, trigger: "broken", again: true},
+		{name: "both fail, one with an answer", max: 2, a: 2 * hedgeAfter, asked: [4]int{1, 1, 1}, status: 204, number: 3, trigger: "status", quick: true, busy: true},
+		{name: "one hedge only", max: 9, a: 2 * hedgeAfter, asked: [4]int{1, 1, 1}, status: 204, number: 3, trigger: "broken"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			f, told := newFleet(), &notebook{}
-			p := hedging(t, f, 3, func(cfg *proxy.Config) { cfg.Retries.Max, cfg.Observer = tt.max, told })
+			p := hedging(t, f, 4, func(cfg *proxy.Config) { cfg.Retries.Max, cfg.Observer = tt.max, told })
 			var cancelled atomic.Int64
 			f.set("a", after(tt.a, &cancelled, breaks(io.ErrUnexpectedEOF)))
 			f.set("b", after(hedgeAfter/2, &cancelled, breaks(io.ErrUnexpectedEOF)))
 			if tt.again {
 				f.set("b", after(10*hedgeAfter, &cancelled, status(204, "")))
+			}
+			if tt.busy {
+				f.set("b", after(3*hedgeAfter, &cancelled, status(503, "")))
 			}
 			if !tt.quick {
 				f.set("c", after(10*hedgeAfter, &cancelled, status(204, "")))
@@ -424,7 +429,7 @@ func TestHedgeAmongRetries(t *testing.T) {
 			told.take()
 			code, _ := serveOnce(p, nil)
 			synctest.Wait()
-			if asked := [3]int{f.times("a"), f.times("b"), f.times("c")}; code != tt.status || asked != tt.asked {
+			if asked := [4]int{f.times("a"), f.times("b"), f.times("c"), f.times("d")}; code != tt.status || asked != tt.asked {
 				t.Errorf("%s: %d, asked %v; want %d, %v", tt.name, code, asked, tt.status, tt.asked)
 			}
 			if e := told.take(proxy.EventRequest); len(e) != 1 || e[0].Attempt != tt.number || e[0].Trigger != tt.trigger {
