@@ -165,7 +165,7 @@ type flow struct {
 }
 
 // tunnelBuffer is the size of each direction's buffer. Most tunnels are idle,
-// and most messages are small; one that fills it gets a buffer of bufferSize
+// and most messages are small; one that fills it gets a medium buffer
 // for as long as it does.
 const tunnelBuffer = 4 << 10
 

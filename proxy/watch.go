@@ -1,7 +1,9 @@
 package proxy
 
 import (
+	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -29,15 +31,14 @@ const (
 // One timer serves both tracks and is not touched when something moves: when it
 // fires it looks how long ago that was.
 type watch struct {
-	limits [3]time.Duration // by side; 0: none
-	x      *exchange        // whose expire is called
+	x *exchange // whose expire is called
 
 	mu      sync.Mutex
 	waits   [2]side // by track
-	moved   time.Time
-	timer   *time.Timer
-	due     time.Time // when timer fires
 	stopped bool
+	moved   time.Duration // since the Proxy was made, as due
+	due     time.Duration // when alarm fires; 0: it does not
+	alarm   *alarm        // nil until it is needed
 }
 
 // await says that something has moved on a track, and who is to move it next.
@@ -48,42 +49,66 @@ func (w *watch) await(t track, s side) {
 		return
 	}
 	w.waits[t] = s
-	w.moved = time.Now()
+	w.moved = w.now()
 	w.scheduleLocked()
+}
+
+// turn says who is to move a track next, though nothing has moved.
+func (w *watch) turn(t track, s side) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.stopped {
+		return
+	}
+	w.waits[t] = s
+	w.scheduleLocked()
+}
+
+func (w *watch) now() time.Duration { return time.Since(w.x.proxy.born) }
+
+// limit is for how long s may be waited for; 0: for ever.
+func (w *watch) limit(s side) time.Duration {
+	switch s {
+	case upstreamSide:
+		return w.x.proxy.cfg.Timeouts.UpstreamIdle
+	case clientSide:
+		return w.x.proxy.cfg.Timeouts.ClientIdle
+	}
+	return 0
 }
 
 // scheduleLocked sees to it that the timer fires no later than the next
 // deadline.
 func (w *watch) scheduleLocked() {
-	var next time.Time
+	var next time.Duration
 	for _, s := range w.waits {
-		if limit := w.limits[s]; limit > 0 {
-			if until := w.moved.Add(limit); next.IsZero() || until.Before(next) {
+		if limit := w.limit(s); limit > 0 {
+			if until := w.moved + limit; next == 0 || until < next {
 				next = until
 			}
 		}
 	}
-	if next.IsZero() || !w.due.IsZero() && !next.Before(w.due) {
+	if next == 0 || w.due != 0 && next >= w.due {
 		return
 	}
 	w.due = next
-	if d := time.Until(next); w.timer == nil {
-		w.timer = time.AfterFunc(d, w.fire)
-	} else {
-		w.timer.Reset(d)
+	if w.alarm == nil {
+		w.alarm = w.x.proxy.alarm(w)
 	}
+	w.alarm.timer.Reset(next - w.now())
 }
 
+// fire may be called at any time.
 func (w *watch) fire() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.stopped {
 		return
 	}
-	w.due = time.Time{}
-	idle := time.Since(w.moved)
+	w.due = 0
+	idle := w.now() - w.moved
 	for t, s := range w.waits {
-		if limit := w.limits[s]; limit > 0 && idle >= limit {
+		if limit := w.limit(s); limit > 0 && idle >= limit {
 			w.stopped = true
 			w.x.expire(track(t), s) // with mu held, so that it never runs after stop
 			return
@@ -110,7 +135,39 @@ func (w *watch) stop() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.stopped = true
-	if w.timer != nil {
-		w.timer.Stop()
+	if w.alarm != nil {
+		w.alarm.release(w.x.proxy)
+		w.alarm = nil
 	}
+}
+
+// An alarm is a timer that fires for one watch after the other, because making
+// one costs more than all the rest of a watch. It may have been about to fire for
+// the one before, and then does so for the next, too early: that is as if
+// something had moved in the meantime.
+type alarm struct {
+	timer *time.Timer
+	watch atomic.Pointer[watch]
+}
+
+func (p *Proxy) alarm(w *watch) *alarm {
+	a, ok := p.alarms.Get().(*alarm)
+	if !ok {
+		a = &alarm{}
+		a.timer = time.AfterFunc(math.MaxInt64, a.fire)
+	}
+	a.watch.Store(w)
+	return a
+}
+
+func (a *alarm) fire() {
+	if w := a.watch.Load(); w != nil {
+		w.fire()
+	}
+}
+
+func (a *alarm) release(p *Proxy) {
+	a.timer.Stop()
+	a.watch.Store(nil)
+	p.alarms.Put(a)
 }
