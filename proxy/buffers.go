@@ -30,10 +30,12 @@ func (b *buffers) init() {
 
 // larger returns a buffer of the next size, or nil if there is none to be had.
 func (b *buffers) larger(than int) []byte {
-	if than < mediumBuffer {
+	switch {
+	case than < smallBuffer:
+		return b.small.Get()
+	case than < mediumBuffer:
 		return b.medium.Get()
-	}
-	if than >= largeBuffer {
+	case than >= largeBuffer:
 		return nil
 	}
 	if b.inUse.Add(1) > maxLarge {
@@ -54,8 +56,10 @@ func (b *buffers) swap(p, first, next []byte) []byte {
 	case len(p) == largeBuffer:
 		b.large.Put(p)
 		b.inUse.Add(-1)
-	default:
+	case len(p) == mediumBuffer:
 		b.medium.Put(p)
+	default:
+		b.small.Put(p)
 	}
 	return next
 }

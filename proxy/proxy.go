@@ -128,7 +128,7 @@ func New(cfg Config) (*Proxy, error) {
 		born:    time.Now(),
 	}
 	p.buffers.init()
-	p.tunnels.buffers, p.tunnels.max = &p.buffers.medium, p.cfg.MaxTunnels
+	p.tunnels.buffers, p.tunnels.max = &p.buffers, p.cfg.MaxTunnels
 	if faults != nil {
 		p.cfg.InFlight, p.cfg.Breaker = InFlight{}, Breaker{} // they may be what is wrong
 	}

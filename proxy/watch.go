@@ -94,6 +94,10 @@ func (w *watch) scheduleLocked() {
 	w.due = next
 	if w.alarm == nil {
 		w.alarm = w.x.proxy.alarm(w)
+		if due := w.alarm.due; due > w.now() && due <= next {
+			w.due = due // soon enough, and it has not fired
+			return
+		}
 	}
 	w.alarm.timer.Reset(next - w.now())
 }
@@ -135,18 +139,21 @@ func (w *watch) stop() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.stopped = true
-	if w.alarm != nil {
-		w.alarm.release(w.x.proxy)
+	if a := w.alarm; a != nil {
 		w.alarm = nil
+		a.due = w.due
+		a.watch.Store(nil)
+		w.x.proxy.alarms.Put(a)
 	}
 }
 
-// An alarm is a timer that fires for one watch after the other, because making
-// one costs more than all the rest of a watch. It may have been about to fire for
-// the one before, and then does so for the next, too early: that is as if
+// An alarm is a timer that serves one watch after the other, and is left to run
+// in between: to make and to stop one for each request costs more than all the
+// rest of a watch. So it may fire for a watch that has not set it, which is as if
 // something had moved in the meantime.
 type alarm struct {
 	timer *time.Timer
+	due   time.Duration // when it fires, as the watch before has left it; 0: it does not
 	watch atomic.Pointer[watch]
 }
 
@@ -156,7 +163,7 @@ func (p *Proxy) alarm(w *watch) *alarm {
 		a = &alarm{}
 		a.timer = time.AfterFunc(math.MaxInt64, a.fire)
 	}
-	a.watch.Store(w)
+	a.watch.Store(w) // before anybody looks whether it has fired
 	return a
 }
 
@@ -164,10 +171,4 @@ func (a *alarm) fire() {
 	if w := a.watch.Load(); w != nil {
 		w.fire()
 	}
-}
-
-func (a *alarm) release(p *Proxy) {
-	a.timer.Stop()
-	a.watch.Store(nil)
-	p.alarms.Put(a)
 }
