@@ -93,7 +93,7 @@ func turns(fronts []*child, f func(i int)) {
 // TestRequests compares requests per second for 1 KiB, and the proxy's CPU time
 // for each, under wrk.
 func TestRequests(t *testing.T) {
-	names := []string{"weir", "ReverseProxy", "ReverseProxy, tuned", "Echo v5 Proxy"}
+	names := []string{"weir", "weir, all off", "ReverseProxy", "ReverseProxy, tuned", "Echo v5 Proxy"}
 	if *measuring {
 		names = append(names, "Caddy")
 	}
@@ -119,8 +119,9 @@ func TestRequests(t *testing.T) {
 		cpu[i] = append(cpu[i], float64(fronts[i].cpu(t)-before)/n)
 	})
 	for i, name := range names {
-		t.Logf("%-20s %7.0f requests/s, %5.1f us of CPU time; weir: %v times the requests/s, %v of the CPU time", name,
-			pace.Median(rates[i]).Median, pace.Median(cpu[i]).Median/1e3, pace.Ratio(rates[0], rates[i]), pace.Ratio(cpu[0], cpu[i]))
+		t.Logf("%-20s %7.0f requests/s, %5.1f us of CPU time; weir: %v times the requests/s, %v of the CPU time; all off: %v, %v", name,
+			pace.Median(rates[i]).Median, pace.Median(cpu[i]).Median/1e3, pace.Ratio(rates[0], rates[i]), pace.Ratio(cpu[0], cpu[i]),
+			pace.Ratio(rates[1], rates[i]), pace.Ratio(cpu[1], cpu[i]))
 	}
 }
 
