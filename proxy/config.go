@@ -253,7 +253,8 @@ type Timeouts struct {
 
 	// ClientIdle is the same for the client: sending no part of the request's
 	// body (408), or not taking one write of the answer's, which is at most
-	// 32 KiB. Default 60 s. Where the ResponseWriter supports deadlines only.
+	// 128 KiB, and 32 KiB once it was slow. Default 60 s. Where the ResponseWriter
+	// supports deadlines only.
 	//
 	// It takes the place of http.Server's WriteTimeout, which bounds the whole
 	// answer and so cannot be used with streams: the deadline is set anew when

@@ -72,6 +72,17 @@
 // cannot be executed twice. [Proxy.ForceFallback] switches to it by hand, and
 // back.
 //
+// # How answers are copied
+//
+// Event streams are flushed after every part. Other answers without a
+// Content-Length are sent in parts as they come: what comes after a pause at
+// once, and what comes in a rush together, at most 10 ms later. Answers with a
+// Content-Length are not flushed before their end, as by ReverseProxy.
+//
+// A stream that is idle holds a buffer of 4 KiB, a WebSocket two of 1 KiB, and a
+// download up to 128 KiB, of which a Proxy has no more than 32 at a time; the
+// others have 32 KiB each.
+//
 // # Where it stands
 //
 // The proxy comes last in a chain, and what stands before it must stream as

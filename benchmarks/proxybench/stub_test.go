@@ -70,19 +70,13 @@ func options() pace.Options {
 	return pace.Options{Rounds: *rounds, Slice: 20 * time.Millisecond}
 }
 
-// everythingOff leaves of a Proxy what cannot be switched off.
-func everythingOff(cfg *proxy.Config) {
-	cfg.Via, cfg.RequestIDHeader = "-", "-"
-	cfg.Timeouts.UpstreamIdle, cfg.Timeouts.ClientIdle = -1, -1
-}
-
 // TestStub compares the handlers alone.
 func TestStub(t *testing.T) {
 	rows := pace.Compare(options(),
 		pace.Case{Name: "ReverseProxy", Run: serving(reverse("http://upstream", stub{}, nil))},
 		pace.Case{Name: "ReverseProxy with a pool", Run: serving(reverse("http://upstream", stub{}, &arrayPool{}))},
 		pace.Case{Name: "weir", Run: serving(weirStub(nil))},
-		pace.Case{Name: "weir, everything optional off", Run: serving(weirStub(everythingOff))},
+		pace.Case{Name: "weir, everything optional off", Run: serving(weirStub(EverythingOff))},
 	)
 	pace.Print(t.Output(), "a request over a transport that does nothing, 8 header fields, 1 KiB", rows)
 	bare, pooled, weir, off := rows[0], rows[1], rows[2], rows[3]
@@ -116,35 +110,35 @@ func TestFeatures(t *testing.T) {
 		name string
 		h    http.Handler
 	}{
-		{"everything optional off", weirStub(everythingOff)},
+		{"everything optional off", weirStub(EverythingOff)},
 		{"Timeouts.UpstreamIdle and ClientIdle", weirStub(func(cfg *proxy.Config) { cfg.Via, cfg.RequestIDHeader = "-", "-" })},
-		{"RequestIDHeader", weirStub(func(cfg *proxy.Config) { everythingOff(cfg); cfg.RequestIDHeader = "" })},
-		{"Via", weirStub(func(cfg *proxy.Config) { everythingOff(cfg); cfg.Via = "" })},
-		{"Forwarded", weirStub(func(cfg *proxy.Config) { everythingOff(cfg); cfg.Forwarded = true })},
+		{"RequestIDHeader", weirStub(func(cfg *proxy.Config) { EverythingOff(cfg); cfg.RequestIDHeader = "" })},
+		{"Via", weirStub(func(cfg *proxy.Config) { EverythingOff(cfg); cfg.Via = "" })},
+		{"Forwarded", weirStub(func(cfg *proxy.Config) { EverythingOff(cfg); cfg.Forwarded = true })},
 		{"RefuseEscapedSlashes, QueryRefuse", weirStub(func(cfg *proxy.Config) {
-			everythingOff(cfg)
+			EverythingOff(cfg)
 			cfg.RefuseEscapedSlashes, cfg.Query = true, proxy.QueryRefuse
 		})},
-		{"8 upstreams, RoundRobin", weirStub(func(cfg *proxy.Config) { everythingOff(cfg); eight(cfg) })},
+		{"8 upstreams, RoundRobin", weirStub(func(cfg *proxy.Config) { EverythingOff(cfg); eight(cfg) })},
 		{"8 upstreams, LeastInFlight", weirStub(func(cfg *proxy.Config) {
-			everythingOff(cfg)
+			EverythingOff(cfg)
 			eight(cfg)
 			cfg.Balance = proxy.LeastInFlight
 		})},
 		{"8 upstreams, ByKey", weirStub(func(cfg *proxy.Config) {
-			everythingOff(cfg)
+			EverythingOff(cfg)
 			eight(cfg)
 			cfg.Balance, cfg.Key = proxy.ByKey, func(r *http.Request) string { return r.Header.Get("Cookie") }
 		})},
-		{"InFlight", weirStub(func(cfg *proxy.Config) { everythingOff(cfg); cfg.InFlight.Max = 10 })},
-		{"Ejection", weirStub(func(cfg *proxy.Config) { everythingOff(cfg); cfg.Ejection.Failures = 5 })},
-		{"Breaker", weirStub(func(cfg *proxy.Config) { everythingOff(cfg); cfg.Breaker.FailureRatio = 0.5 })},
+		{"InFlight", weirStub(func(cfg *proxy.Config) { EverythingOff(cfg); cfg.InFlight.Max = 10 })},
+		{"Ejection", weirStub(func(cfg *proxy.Config) { EverythingOff(cfg); cfg.Ejection.Failures = 5 })},
+		{"Breaker", weirStub(func(cfg *proxy.Config) { EverythingOff(cfg); cfg.Breaker.FailureRatio = 0.5 })},
 		{"Retries", weirStub(func(cfg *proxy.Config) {
-			everythingOff(cfg)
+			EverythingOff(cfg)
 			cfg.Retries = proxy.Retries{Max: 2, Statuses: []int{503}, MaxBody: 1 << 16}
 		})},
-		{"Fallback", weirStub(func(cfg *proxy.Config) { everythingOff(cfg); cfg.Fallback = proxy.FixedAnswer(503, nil, nil) })},
-		{"Stale", stale(weirStub(everythingOff))},
+		{"Fallback", weirStub(func(cfg *proxy.Config) { EverythingOff(cfg); cfg.Fallback = proxy.FixedAnswer(503, nil, nil) })},
+		{"Stale", stale(weirStub(EverythingOff))},
 		{"all of these", stale(weirStub(func(cfg *proxy.Config) {
 			eight(cfg)
 			cfg.Forwarded, cfg.RefuseEscapedSlashes, cfg.Query = true, true, proxy.QueryRefuse
