@@ -31,14 +31,14 @@ type hedge struct {
 	first   context.Context
 	stop    context.CancelCauseFunc // of first
 	timer   *time.Timer
-	attempt attempt       // the second, with no upstream if none was made
+	attempt attempt // the second, with no upstream if none was made
 	ticket  *ticket
 
 	mu       sync.Mutex
 	done     chan struct{} // closed when the second attempt is over; nil before it begins
-	decided  bool // one has won, or there is nothing to win any more
-	second   bool // and it is the second
-	returned bool // the second has its result, and was not given back
+	decided  bool          // one has won, or there is nothing to win any more
+	second   bool          // and it is the second
+	returned bool          // the second has its result, and was not given back
 	cancel   context.CancelCauseFunc
 	res      *http.Response
 	err      error
