@@ -59,7 +59,8 @@
 //   - Config.InFlight keeps a slow upstream from collecting requests without end.
 //   - Config.Breaker lets an upstream rest of which too many requests fail.
 //   - Config.Retries send a request that failed to another upstream, if that
-//     cannot execute anything twice, and within a budget.
+//     cannot execute anything twice, and within a budget; and, by Hedge, a read
+//     that is slow.
 //
 // [Proxy.SetUpstreams] replaces the list while requests are under way, and
 // [Proxy.Upstreams] shows what is known of each.
@@ -71,6 +72,25 @@
 // the last good answers another, and so is a second Proxy, which takes over what
 // cannot be executed twice. [Proxy.ForceFallback] switches to it by hand, and
 // back.
+//
+// # How answers are copied
+//
+// Event streams are flushed after every part. Other answers without a
+// Content-Length are sent in parts as they come: what comes after a pause at
+// once, and what comes in a rush together, at most 10 ms later. Answers with a
+// Content-Length are not flushed before their end, as by ReverseProxy.
+//
+// A stream that is idle holds a buffer of 4 KiB, a WebSocket two of 1 KiB, and a
+// download up to 128 KiB, of which a Proxy has no more than 32 at a time; the
+// others have 32 KiB each.
+//
+// # What it tells
+//
+// Config.Observer is told how each request and each attempt has ended, with the
+// upstream, whose fault it was, and in which phase; and what happens to upstreams,
+// breakers and tunnels. [Proxy.Upstreams] and [Proxy.Tunnels] are for gauges, and
+// Config.WrapTransport is where a tracer sees an attempt begin. Config.ErrorLog
+// has what went wrong, in the same words.
 //
 // # Where it stands
 //
@@ -87,6 +107,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // A Proxy is an [http.Handler] that forwards requests. It is safe for
@@ -110,7 +131,9 @@ type Proxy struct {
 	base      *connections
 	transport http.RoundTripper // base, as WrapTransport returned it
 	judges    bool              // outcomes of attempts are of interest
-	buffers   bufferPool
+	buffers   buffers
+	alarms    sync.Pool // of *alarm
+	born      time.Time
 	tunnels   tunnels
 	discard   *log.Logger
 }
@@ -124,7 +147,9 @@ func New(cfg Config) (*Proxy, error) {
 		strip:   strip,
 		fields:  newFieldNames(&cfg),
 		discard: log.New(io.Discard, "", 0),
+		born:    time.Now(),
 	}
+	p.buffers.init()
 	p.tunnels.buffers, p.tunnels.max = &p.buffers, p.cfg.MaxTunnels
 	if faults != nil {
 		p.cfg.InFlight, p.cfg.Breaker = InFlight{}, Breaker{} // they may be what is wrong
@@ -176,7 +201,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		t = &tunnel{registry: &p.tunnels, idle: p.cfg.Timeouts.TunnelIdle}
 	}
-	x := &exchange{proxy: p, in: r, path: path, tunnel: t, start: start}
+	x := &exchange{proxy: p, in: r, path: path, tunnel: t, start: start, route: r.Pattern}
 	x.serve(w)
 }
 
