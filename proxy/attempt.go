@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"context"
+	"errors"
 	"math"
 	"net/http"
 	"slices"
@@ -9,6 +11,32 @@ import (
 
 	"github.com/goweir/weir/internal/fifo"
 )
+
+// An attempt is one try to get an answer from an upstream.
+type attempt struct {
+	upstream *upstream
+	number   int // from 1
+	trigger  Trigger
+	start    time.Time // zero without an Observer
+}
+
+type attemptKey struct{}
+
+// context returns ctx for a request that is sent again. First attempts do
+// without: a value costs an allocation.
+func (a *attempt) context(ctx context.Context) context.Context {
+	return context.WithValue(ctx, attemptKey{}, *a)
+}
+
+// AttemptFrom returns which attempt it is whose request has this context, from
+// 1, and what it was made for. It is meant for a RoundTripper by
+// Config.WrapTransport; any other context is taken for a first attempt's.
+func AttemptFrom(ctx context.Context) (number int, why Trigger) {
+	if a, ok := ctx.Value(attemptKey{}).(attempt); ok {
+		return a.number, a.trigger
+	}
+	return 1, TriggerFirst
+}
 
 // unavailable is why a request was sent to no upstream.
 type unavailable struct {
@@ -41,7 +69,7 @@ func (x *exchange) acquire() error {
 	for len(candidates) > 0 {
 		c := pool.choose(p.cfg.Balance, p.cfg.Key, x.in, candidates)
 		up := pool.upstreams[candidates[c]]
-		if x.tryPlace(up) {
+		if up.tryPlace() {
 			if x.hold(up) {
 				return nil
 			}
@@ -78,19 +106,23 @@ func (p *pool) refusal() error {
 	return &unavailable{Open, after}
 }
 
-// tryPlace takes a place at the upstream if there is one free.
-func (x *exchange) tryPlace(up *upstream) (ok bool) {
+// tryPlace takes a place at the upstream if there is one free. There are no
+// others than fifo.One.
+func (up *upstream) tryPlace() bool {
 	if up.line == nil {
 		return true
 	}
-	x.place, ok = up.line.TryAcquire(fifo.Request{N: 1})
+	_, ok := up.line.TryAcquire(fifo.Request{N: 1})
 	return ok
 }
 
 // wait takes a place in the upstream's line.
 func (x *exchange) wait(up *upstream) error {
-	place, err := up.line.Acquire(x.in.Context(), fifo.Request{N: 1, Wait: x.proxy.cfg.InFlight.Wait})
-	x.place = place
+	start := x.proxy.observedAt()
+	_, err := up.line.Acquire(x.in.Context(), fifo.Request{N: 1, Wait: x.proxy.cfg.InFlight.Wait})
+	if x.proxy.cfg.Observer != nil {
+		x.observeWait(up, start, err)
+	}
 	if err == fifo.ErrFull || err == fifo.ErrWaited {
 		err = errBusy
 	}
@@ -100,18 +132,35 @@ func (x *exchange) wait(up *upstream) error {
 // hold makes up the upstream of the next attempt, if its breaker agrees. A place
 // in its line was taken.
 func (x *exchange) hold(up *upstream) bool {
-	var t *ticket
+	t, ok := up.admit()
+	if ok {
+		x.upstream, x.ticket, x.held = up, t, true
+		x.proxy.noteReturn(up)
+	}
+	return ok
+}
+
+// admit counts an attempt that has a place in the line, if the breaker agrees;
+// the place is given back if it does not.
+func (up *upstream) admit() (t *ticket, ok bool) {
 	if up.breaker != nil {
 		if t = up.breaker.allow(); t == nil {
 			if up.line != nil {
-				up.line.Release(x.place)
+				up.line.Release(fifo.One)
 			}
-			return false
+			return nil, false
 		}
 	}
-	x.upstream, x.ticket, x.held = up, t, true
 	up.inFlight.Add(1)
-	return true
+	return t, true
+}
+
+// leave is the end of what was admitted.
+func (up *upstream) leave() {
+	up.inFlight.Add(-1)
+	if up.line != nil {
+		up.line.Release(fifo.One)
+	}
 }
 
 // judge says what an attempt tells of its upstream so far.
@@ -140,6 +189,9 @@ func (x *exchange) judge(res *http.Response, err error) {
 
 // blame tells the upstream's failures from the client's.
 func (x *exchange) blame(err error) outcome {
+	if errors.Is(err, errTotal) {
+		return noSign
+	}
 	switch x.status(err) {
 	case http.StatusBadGateway, http.StatusGatewayTimeout:
 		return failure
@@ -153,7 +205,7 @@ func (x *exchange) judgeEnd() {
 	o := noSign
 	switch {
 	case x.pending == noEnd:
-	case x.body.err != nil && x.idle != errClientIdle && x.in.Context().Err() == nil:
+	case x.body.err != nil && x.idle != errClientIdle && x.idle != errTotal && x.in.Context().Err() == nil:
 		o = failure
 	case x.body.ended && x.pending == anyEnd:
 		o = success
@@ -181,10 +233,7 @@ func (x *exchange) release() {
 	}
 	x.held = false
 	x.judgeEnd()
-	x.upstream.inFlight.Add(-1)
-	if x.upstream.line != nil {
-		x.upstream.line.Release(x.place)
-	}
+	x.upstream.leave()
 }
 
 func isEventStream(res *http.Response) bool {

@@ -8,31 +8,6 @@ import (
 	"time"
 )
 
-// A body is the upstream's answer as ReverseProxy's copy loop reads it. Between
-// two calls of Read the loop writes to the client.
-type body struct {
-	src   io.ReadCloser
-	watch *watch
-	begun bool // the header is out: ReverseProxy reads only then
-	ended bool // all of it was read
-	err   error
-}
-
-func (b *body) Read(p []byte) (int, error) {
-	b.begun = true
-	b.watch.await(answerTrack, upstreamSide)
-	n, err := b.src.Read(p)
-	b.watch.await(answerTrack, clientSide)
-	if err == io.EOF {
-		b.ended = true
-	} else if err != nil {
-		b.err = err
-	}
-	return n, err
-}
-
-func (b *body) Close() error { return b.src.Close() }
-
 // An upload is the client's body as the transport reads it, on a goroutine of
 // its own that may outlive RoundTrip.
 type upload struct {
@@ -45,6 +20,7 @@ type upload struct {
 	stopped atomic.Bool
 	closed  atomic.Bool
 	ended   atomic.Bool           // all of it was read
+	bytes   atomic.Int64          // that were
 	err     atomic.Pointer[error] // why it failed, unless closed before
 }
 
@@ -79,8 +55,12 @@ func (u *upload) Read(p []byte) (int, error) {
 	}
 	u.watch.await(requestTrack, clientSide)
 	n, err := u.read(p)
+	u.bytes.Add(int64(n))
 	if err == nil {
 		u.watch.await(requestTrack, upstreamSide)
+		if u.closed.Load() {
+			u.watch.await(requestTrack, nobody) // Close may have been first
+		}
 		return n, nil
 	}
 	u.watch.await(requestTrack, nobody) // ResponseHeader takes over
@@ -106,8 +86,14 @@ func (u *upload) read(p []byte) (int, error) {
 // it. The server does.
 func (u *upload) Close() error {
 	u.closed.Store(true)
+	if !u.retired() {
+		u.watch.await(requestTrack, nobody)
+	}
 	return nil
 }
+
+// retired reports whether the track is another attempt's now.
+func (u *upload) retired() bool { return u.stopped.Load() || u.state.Load() == sealed }
 
 // unfinished reports whether the client may still be sending.
 func (u *upload) unfinished() bool { return u != nil && !u.ended.Load() }

@@ -35,12 +35,14 @@
 //	503     no upstream can be used, its breaker is open, or the bound on
 //	        requests in flight is reached; and an upgrade, while there are
 //	        MaxTunnels or after Shutdown. Retry-After says when to come again
-//	504     a time limit of dialing, TLS, the header, or the request's body passed
+//	504     a time limit of dialing, TLS, the header, the request's body or the whole
+//	        passed
 //
 // After the header was sent there is no status to give: the answer is broken
-// off, by closing the connection or resetting the HTTP/2 stream. A client of
-// HTTP/1.0 cannot see the difference if the answer has no Content-Length, nor
-// can the proxy if an upstream ends a body by closing the connection.
+// off, by closing the connection or resetting the HTTP/2 stream. To a client of
+// HTTP/1.0 a close is the end of an answer without a Content-Length; its
+// connection is reset. Where an upstream ends a body by closing the connection,
+// the proxy cannot tell whether that was all of it.
 //
 // An answer that comes before the request's body was read to its end is sent at
 // once, and closes an HTTP/1 connection.
@@ -57,7 +59,8 @@
 //   - Config.InFlight keeps a slow upstream from collecting requests without end.
 //   - Config.Breaker lets an upstream rest of which too many requests fail.
 //   - Config.Retries send a request that failed to another upstream, if that
-//     cannot execute anything twice, and within a budget.
+//     cannot execute anything twice, and within a budget; and, by Hedge, a read
+//     that is slow.
 //
 // [Proxy.SetUpstreams] replaces the list while requests are under way, and
 // [Proxy.Upstreams] shows what is known of each.
@@ -69,6 +72,25 @@
 // the last good answers another, and so is a second Proxy, which takes over what
 // cannot be executed twice. [Proxy.ForceFallback] switches to it by hand, and
 // back.
+//
+// # How answers are copied
+//
+// Event streams are flushed after every part. Other answers without a
+// Content-Length are sent in parts as they come: what comes after a pause at
+// once, and what comes in a rush together, at most 10 ms later. Answers with a
+// Content-Length are not flushed before their end, as by ReverseProxy.
+//
+// A stream that is idle holds a buffer of 4 KiB, a WebSocket two of 1 KiB, and a
+// download up to 128 KiB, of which a Proxy has no more than 32 at a time; the
+// others have 32 KiB each.
+//
+// # What it tells
+//
+// Config.Observer is told how each request and each attempt has ended, with the
+// upstream, whose fault it was, and in which phase; and what happens to upstreams,
+// breakers and tunnels. [Proxy.Upstreams] and [Proxy.Tunnels] are for gauges, and
+// Config.WrapTransport is where a tracer sees an attempt begin. Config.ErrorLog
+// has what went wrong, in the same words.
 //
 // # Where it stands
 //
@@ -85,6 +107,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // A Proxy is an [http.Handler] that forwards requests. It is safe for
@@ -108,7 +131,9 @@ type Proxy struct {
 	base      *connections
 	transport http.RoundTripper // base, as WrapTransport returned it
 	judges    bool              // outcomes of attempts are of interest
-	buffers   bufferPool
+	buffers   buffers
+	alarms    sync.Pool // of *alarm
+	born      time.Time
 	tunnels   tunnels
 	discard   *log.Logger
 }
@@ -122,7 +147,9 @@ func New(cfg Config) (*Proxy, error) {
 		strip:   strip,
 		fields:  newFieldNames(&cfg),
 		discard: log.New(io.Discard, "", 0),
+		born:    time.Now(),
 	}
+	p.buffers.init()
 	p.tunnels.buffers, p.tunnels.max = &p.buffers, p.cfg.MaxTunnels
 	if faults != nil {
 		p.cfg.InFlight, p.cfg.Breaker = InFlight{}, Breaker{} // they may be what is wrong
@@ -149,28 +176,32 @@ func New(cfg Config) (*Proxy, error) {
 // with [http.ErrAbortHandler] if the answer breaks off after its header was
 // sent, as the client can be told in no other way.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := p.observedAt()
 	path, refused := p.check(r)
 	if refused != nil {
 		refused.write(w, r)
+		p.observeRefusal(r, start, verdict{side: SideClient, status: refused.status})
 		return
 	}
 	if cause, ok := r.Context().Value(causeKey{}).(*Cause); ok && !mayRepeat(r, cause) {
 		cause.write(w)
+		p.observeRefusal(r, start, verdict{side: SideServer, status: cause.Status, reason: cause.Reason, err: cause.Err})
 		return
 	}
 	if p.forced.Load() {
-		p.fallBack(w, r, &Cause{Reason: Forced, Status: http.StatusServiceUnavailable})
+		p.serveForced(w, r, start)
 		return
 	}
 	var t *tunnel
 	if wantsUpgrade(r) {
 		if refused := p.tunnels.admit(); refused != nil {
 			refused.write(w, r)
+			p.observeRefusal(r, start, verdict{side: SideServer, status: refused.status})
 			return
 		}
 		t = &tunnel{registry: &p.tunnels, idle: p.cfg.Timeouts.TunnelIdle}
 	}
-	x := &exchange{proxy: p, in: r, path: path, tunnel: t}
+	x := &exchange{proxy: p, in: r, path: path, tunnel: t, start: start, route: r.Pattern}
 	x.serve(w)
 }
 

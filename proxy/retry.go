@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"sync/atomic"
+	"time"
 )
 
 // Retries send a request another time where that cannot hurt, to an upstream
@@ -56,6 +57,22 @@ type Retries struct {
 	// faults. It starts empty: with 0.2, the fifth request is the first that may
 	// be sent again.
 	Budget float64
+
+	// Hedge is after how long without an answer's header a GET or HEAD without a
+	// body is sent to another upstream as well. The first good header wins, and
+	// the other attempt is cancelled, which is no failure of its upstream. It suits
+	// reads that cost little, and the time that all but a few percent of answers
+	// come within. 0: nothing is sent twice at once; negative is a fault, and so
+	// is any while Max is 0.
+	//
+	// The second attempt is one of Max and is drawn from the Budget, and there is
+	// one at most for a request. It does not wait for a place at an upstream
+	// (Config.InFlight), and there is none if informational responses came
+	// before; those that come while both are under way are not passed on. It
+	// costs each such request about ten small allocations, for a timer and a copy
+	// of its header. A panic of the transport in it is logged, and fails the
+	// attempt.
+	Hedge time.Duration
 }
 
 func (r *Retries) resolve(fault func(string, ...any)) {
@@ -72,6 +89,9 @@ func (r *Retries) resolve(fault func(string, ...any)) {
 	}
 	if !(r.Budget >= 0 && r.Budget <= 1) {
 		fault("Retries.Budget is %v: 0 (meaning 0.2) to 1 are allowed", r.Budget)
+	}
+	if r.Hedge < 0 || r.Hedge > 0 && r.Max == 0 {
+		fault("Retries.Hedge is %s with Max %d: 0 (meaning no hedging), and more if Max is 1 or more, are allowed", r.Hedge, r.Max)
 	}
 	r.Budget = cmp.Or(r.Budget, 0.2)
 	r.Statuses = slices.Clone(r.Statuses)
@@ -111,18 +131,28 @@ func (x *exchange) tryAgain(res *http.Response, err error) bool {
 	if len(x.tried) >= r.Max || x.in.Context().Err() != nil {
 		return false
 	}
+	why := TriggerBroken
 	switch {
 	case err == nil:
+		why = TriggerStatus
 		if !slices.Contains(r.Statuses, res.StatusCode) || x.tunnel != nil || !isIdempotent(x.in) {
 			return false
 		}
 	case isDialError(err):
+		why = TriggerConnect
 	case x.tunnel != nil || !isIdempotent(x.in) || x.status(err) != http.StatusBadGateway:
 		return false
 	}
-	if x.upload != nil && !x.upload.retire() || !x.proxy.budget.spend() {
+	if x.upload != nil && !x.upload.retire() {
 		return false
 	}
+	if !x.proxy.budget.spend() {
+		if x.proxy.cfg.Observer != nil {
+			x.observe(Event{Kind: EventNoBudget, Upstream: x.upstream.name, Attempt: x.attempt.number + 1, Trigger: why, Start: time.Now(), Err: err})
+		}
+		return false
+	}
+	x.attempt.trigger = why
 	x.proxy.tell(slog.LevelDebug, "proxy: request is sent again", x.upstream, slog.Any("error", err))
 	if err == nil {
 		res.Body.Close()

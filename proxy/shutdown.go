@@ -9,7 +9,7 @@ import (
 // tunnels are the upgraded connections of one Proxy. http.Server forgets a
 // connection when it is hijacked, so that somebody else must know them.
 type tunnels struct {
-	buffers *bufferPool
+	buffers *buffers
 	max     int
 
 	mu       sync.Mutex
@@ -82,6 +82,14 @@ func (r *tunnels) drain() (live []*tunnel, empty <-chan struct{}) {
 		live = append(live, t)
 	}
 	return live, r.empty
+}
+
+// Tunnels returns how many upgraded connections are open, for status pages and
+// metrics.
+func (p *Proxy) Tunnels() int {
+	p.tunnels.mu.Lock()
+	defer p.tunnels.mu.Unlock()
+	return len(p.tunnels.live)
 }
 
 // Shutdown ends the upgraded connections, of which [http.Server.Shutdown] knows

@@ -25,6 +25,7 @@ type tunnel struct {
 	respwriter.NoHooks
 	writer   respwriter.Writer
 	registry *tunnels
+	exchange *exchange
 	idle     time.Duration
 
 	// After a 101.
@@ -98,6 +99,9 @@ func (t *tunnel) Hijacked(conn net.Conn, brw *bufio.ReadWriter) (net.Conn, *bufi
 	if t.backend == nil {
 		return conn, brw // not by a 101
 	}
+	if x := t.exchange; x.proxy.cfg.Observer != nil {
+		x.observe(Event{Kind: EventTunnelOpen, Upstream: x.upstreamName(), Start: t.began})
+	}
 	early, _ := brw.Reader.Peek(brw.Reader.Buffered())
 	t.mu.Lock()
 	t.client = conn
@@ -165,9 +169,9 @@ type flow struct {
 }
 
 // tunnelBuffer is the size of each direction's buffer. Most tunnels are idle,
-// and most messages are small; one that fills it gets a buffer of bufferSize
-// for as long as it does.
-const tunnelBuffer = 4 << 10
+// and most messages are small; one that fills it gets a larger one for as long
+// as it needs it.
+const tunnelBuffer = 1 << 10
 
 // copy sends early and what it reads from src to dst, until src ends.
 func (f *flow) copy(dst io.Writer, src io.Reader, early []byte) error {
@@ -184,14 +188,10 @@ func (f *flow) copy(dst io.Writer, src io.Reader, early []byte) error {
 			return err
 		}
 	}
-	small := make([]byte, tunnelBuffer)
-	p := small
-	large := f.tunnel.registry.buffers
-	defer func() {
-		if len(p) > len(small) {
-			large.Put(p)
-		}
-	}()
+	first := make([]byte, tunnelBuffer)
+	p := first
+	free := f.tunnel.registry.buffers
+	defer func() { free.swap(p, first, first) }()
 	for {
 		n, err := src.Read(p)
 		if n > 0 {
@@ -208,11 +208,10 @@ func (f *flow) copy(dst io.Writer, src io.Reader, early []byte) error {
 			return err
 		}
 		switch {
-		case n == len(small) && len(p) == len(small):
-			p = large.Get()
-		case n < len(small) && len(p) > len(small):
-			large.Put(p)
-			p = small
+		case n == len(p) && len(p) < mediumBuffer:
+			p = free.swap(p, first, free.larger(len(p)))
+		case n < len(first):
+			p = free.swap(p, first, first)
 		}
 	}
 }
@@ -347,7 +346,12 @@ func (t *tunnel) finish(x *exchange, done bool) {
 	reason := t.reason
 	t.mu.Unlock()
 	t.registry.leave(t)
-	if t.backend != nil && t.writer.Hijacked() {
+	if x.tunneled() {
+		x.verdict.err = reason
+		if x.proxy.cfg.Observer != nil {
+			x.observe(Event{Kind: EventTunnelClose, Upstream: x.upstreamName(), Start: t.began, Duration: time.Since(t.began),
+				BytesUp: t.up.bytes.Load(), BytesDown: t.down.bytes.Load(), Err: reason})
+		}
 		x.log(http.StatusSwitchingProtocols, "proxy: tunnel ended", reason,
 			slog.Int64("bytes_up", t.up.bytes.Load()),
 			slog.Int64("bytes_down", t.down.bytes.Load()),
