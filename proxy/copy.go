@@ -19,6 +19,7 @@ type body struct {
 
 	begun bool // the header is out: ReverseProxy reads only then
 	ended bool // all of it was read
+	bytes int64
 	err   error
 }
 
@@ -80,6 +81,7 @@ func (b *body) read(p []byte) (int, error) {
 	b.x.watch.await(answerTrack, upstreamSide)
 	n, err := b.src.Read(p)
 	b.x.watch.await(answerTrack, clientSide)
+	b.bytes += int64(n)
 	if err == io.EOF {
 		b.ended = true
 	} else if err != nil {
@@ -179,6 +181,7 @@ func (b *body) gather(small []byte) error {
 		start := time.Now()
 		n, err := g.readUnlocked(p)
 		b.x.watch.await(answerTrack, clientSide)
+		b.bytes += int64(n)
 		g.to += n
 		waited := time.Since(start) >= pause
 		full := len(g.buf)-g.to < len(g.buf)/4

@@ -34,7 +34,8 @@ type watch struct {
 	x *exchange // whose expire is called
 
 	mu      sync.Mutex
-	waits   [2]side // by track
+	waits   [2]side       // by track
+	end     time.Duration // when it ends in any case, as due; 0: never
 	stopped bool
 	moved   time.Duration // since the Proxy was made, as due
 	due     time.Duration // when alarm fires; 0: it does not
@@ -66,6 +67,14 @@ func (w *watch) turn(t track, s side) {
 
 func (w *watch) now() time.Duration { return time.Since(w.x.proxy.born) }
 
+// bound ends the exchange after d, however well it moves.
+func (w *watch) bound(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.end = w.now() + d
+	w.scheduleLocked()
+}
+
 // limit is for how long s may be waited for; 0: for ever.
 func (w *watch) limit(s side) time.Duration {
 	switch s {
@@ -77,15 +86,32 @@ func (w *watch) limit(s side) time.Duration {
 	return 0
 }
 
+// nextLocked returns whose time is up next if nothing moves, and how long that
+// is after something has. A limit of 0: nobody's ever is.
+//
+// While the client is to take a part of the answer, it is all that counts. An
+// upstream that talks both ways takes no more of the request then either, and
+// the handler is in a call that only the client's expiry ends.
+func (w *watch) nextLocked() (t track, s side, limit time.Duration) {
+	t, s = answerTrack, w.waits[answerTrack]
+	limit = w.limit(s)
+	if s == clientSide {
+		return t, s, limit
+	}
+	r := w.waits[requestTrack]
+	if d := w.limit(r); d > 0 && (limit == 0 || d <= limit) {
+		return requestTrack, r, d
+	}
+	return t, s, limit
+}
+
 // scheduleLocked sees to it that the timer fires no later than the next
 // deadline.
 func (w *watch) scheduleLocked() {
-	var next time.Duration
-	for _, s := range w.waits {
-		if limit := w.limit(s); limit > 0 {
-			if until := w.moved + limit; next == 0 || until < next {
-				next = until
-			}
+	next := w.end
+	if _, _, limit := w.nextLocked(); limit > 0 {
+		if until := w.moved + limit; next == 0 || until < next {
+			next = until
 		}
 	}
 	if next == 0 || w.due != 0 && next >= w.due {
@@ -110,15 +136,16 @@ func (w *watch) fire() {
 		return
 	}
 	w.due = 0
-	idle := w.now() - w.moved
-	for t, s := range w.waits {
-		if limit := w.limit(s); limit > 0 && idle >= limit {
-			w.stopped = true
-			w.x.expire(track(t), s) // with mu held, so that it never runs after stop
-			return
-		}
+	// What expires does so with mu held, so that it never runs after stop.
+	if t, s, limit := w.nextLocked(); limit > 0 && w.now()-w.moved >= limit {
+		w.stopped = true
+		w.x.expire(t, s)
+	} else if w.end != 0 && w.now() >= w.end {
+		w.stopped = true
+		w.x.expireTotal(w.waits)
+	} else {
+		w.scheduleLocked()
 	}
-	w.scheduleLocked()
 }
 
 // renew forgets what was awaited, and calls f with mu held, so that it does not
