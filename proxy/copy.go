@@ -181,6 +181,7 @@ func (b *body) gather(small []byte) error {
 		start := time.Now()
 		n, err := g.readUnlocked(p)
 		b.x.watch.await(answerTrack, clientSide)
+		b.bytes += int64(n)
 		g.to += n
 		b.bytes += int64(n)
 		waited := time.Since(start) >= pause
