@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"sync"
+	"sync/atomic"
 
 	"github.com/labstack/echo/v5"
 )
@@ -18,10 +20,12 @@ const maxRefusal = 16 << 10
 // before next is called.
 type refusal struct {
 	writer
-	coding []string // the Content-Encoding before the middleware
-	wrote  bool     // something was sent
-	passes bool     // next was called
-	status int      // of what is held back; 0 is nothing
+	coding []string    // the Content-Encoding before the middleware
+	passes atomic.Bool // nothing is held back, now and ever after
+
+	// Middleware may call next in one goroutine and answer in another.
+	mu     sync.Mutex
+	status int // of what is held back; 0 is nothing
 	header http.Header
 	body   []byte
 }
@@ -31,31 +35,36 @@ func (w *refusal) wrap(inner http.ResponseWriter) {
 	w.coding = inner.Header()["Content-Encoding"]
 }
 
-// pass says that next was called, so that nothing is a refusal any more.
+// pass sends what is held back. From then on everything is sent at once.
 func (w *refusal) pass() {
-	w.release()
-	w.passes = true
-}
-
-// release sends what is held back.
-func (w *refusal) release() {
-	if w.status == 0 {
+	if w.passes.Load() {
 		return
 	}
-	status, body, h := w.status, w.body, w.Header()
-	w.status, w.body, w.wrote = 0, nil, true
-	later := maps.Clone(h)
-	set(h, w.header)
-	w.writer.WriteHeader(status)
-	set(h, later) // trailers
-	if len(body) > 0 {
-		w.writer.Write(body)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.passLocked()
+}
+
+func (w *refusal) passLocked() {
+	if w.status != 0 && !w.passes.Load() {
+		h := w.Header()
+		later := maps.Clone(h)
+		set(h, w.header)
+		w.writer.WriteHeader(w.status)
+		set(h, later) // trailers
+		if len(w.body) > 0 {
+			w.writer.Write(w.body)
+		}
+		w.body = nil
 	}
+	w.passes.Store(true)
 }
 
 // err returns what is held back as an error of Echo.
 func (w *refusal) err() error {
-	if w.status == 0 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.status == 0 || w.passes.Load() {
 		return nil
 	}
 	h := w.Header()
@@ -76,61 +85,74 @@ func set(h, to http.Header) {
 }
 
 func (w *refusal) WriteHeader(status int) {
-	switch {
-	case w.status != 0:
-		// The first one counts, as in net/http.
-	case !w.passes && !w.wrote && 400 <= status && status <= 999:
-		// What is set later is not sent.
-		w.status, w.header = status, w.Header().Clone()
-	default:
-		w.wrote = w.wrote || status >= 200 || status == http.StatusSwitchingProtocols
-		w.writer.WriteHeader(status)
+	informs := status < 200 && status != http.StatusSwitchingProtocols
+	if !informs && !w.passes.Load() && w.keepStatus(status) {
+		return
 	}
+	w.writer.WriteHeader(status)
 }
 
-// holds reports whether n more bytes can be held back.
-func (w *refusal) holds(n int) bool {
-	if w.status != 0 && len(w.body)+n <= maxRefusal {
-		return true
+// keepStatus reports whether status is held back, or comes after one that is, in
+// which case it does not count, as in net/http.
+func (w *refusal) keepStatus(status int) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.status == 0 && 400 <= status && status <= 999 {
+		// What is set later is not sent.
+		w.status, w.header = status, w.Header().Clone()
 	}
-	w.release()
-	w.wrote = true
-	return false
+	if w.status == 0 {
+		w.passLocked()
+	}
+	return !w.passes.Load()
+}
+
+// keep reports whether p is held back.
+func keep[T []byte | string](w *refusal, p T) bool {
+	if w.passes.Load() {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.status == 0 || len(w.body)+len(p) > maxRefusal {
+		w.passLocked()
+	}
+	if w.passes.Load() {
+		return false
+	}
+	w.body = append(w.body, p...)
+	return true
 }
 
 func (w *refusal) Write(p []byte) (int, error) {
-	if w.holds(len(p)) {
-		w.body = append(w.body, p...)
+	if keep(w, p) {
 		return len(p), nil
 	}
 	return w.writer.Write(p)
 }
 
 func (w *refusal) WriteString(s string) (int, error) {
-	if w.holds(len(s)) {
-		w.body = append(w.body, s...)
+	if keep(w, s) {
 		return len(s), nil
 	}
 	return w.writer.WriteString(s)
 }
 
 func (w *refusal) ReadFrom(src io.Reader) (int64, error) {
-	if w.status != 0 {
+	if keep(w, "") {
 		return io.Copy(struct{ io.Writer }{w}, src)
 	}
-	w.wrote = true
 	return w.writer.ReadFrom(src)
 }
 
 func (w *refusal) Flush() { w.FlushError() }
 
 func (w *refusal) FlushError() error {
-	w.release()
-	w.wrote = true
+	w.pass()
 	return w.writer.FlushError()
 }
 
 func (w *refusal) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	w.release()
+	w.pass()
 	return w.writer.Hijack()
 }

@@ -158,7 +158,7 @@ func (x *exchange) end() {
 	if !x.running.TryLock() {
 		// The middleware has given up on next. What it told the client instead
 		// need not wait.
-		if x.outer.wrote {
+		if x.outer.response.Committed {
 			x.outer.FlushError()
 		}
 		x.running.Lock()
@@ -185,10 +185,7 @@ func serveNext(w http.ResponseWriter, r *http.Request) {
 	c := x.c
 	request, response := c.Request(), c.Response()
 	defer func() {
-		// net/http removes the files of the form that its own request holds.
-		if request.MultipartForm == nil {
-			request.MultipartForm = c.Request().MultipartForm
-		}
+		keepForms(request, c.Request())
 		c.SetRequest(request)
 		c.SetResponse(response)
 	}()
@@ -206,5 +203,16 @@ func serveNext(w http.ResponseWriter, r *http.Request) {
 		} else {
 			e.HTTPErrorHandler(err, c)
 		}
+	}
+}
+
+// keepForms gives to what was parsed of from: net/http removes the files of the
+// form that its own request holds, and nobody can read the body again.
+func keepForms(to, from *http.Request) {
+	if to.Form == nil {
+		to.Form, to.PostForm = from.Form, from.PostForm
+	}
+	if to.MultipartForm == nil {
+		to.MultipartForm = from.MultipartForm
 	}
 }
