@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"strings"
 	"testing"
 
 	"github.com/labstack/echo/v5"
@@ -150,13 +149,3 @@ func through(next http.Handler) http.Handler {
 var big = bytes.Repeat([]byte("0123456789abcdef"), 64<<10) // 1 MiB
 
 func text(c *echo.Context) error { return c.String(http.StatusOK, "text") }
-
-// lines returns the lines of a log that contain s.
-func lines(log, s string) (found []string) {
-	for line := range strings.Lines(log) {
-		if strings.Contains(line, s) {
-			found = append(found, line)
-		}
-	}
-	return found
-}

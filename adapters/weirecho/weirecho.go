@@ -118,9 +118,7 @@ type exchange struct {
 	c    *echo.Context
 	next echo.HandlerFunc
 
-	outer    refusal       // what the middleware writes to
-	inner    writer        // what next writes to if the middleware replaced outer
-	response echo.Response // beneath inner
+	outer refusal // what the middleware writes to
 
 	running sync.Mutex // held while next runs
 	ended   bool
@@ -192,10 +190,9 @@ func serveNext(w http.ResponseWriter, r *http.Request) {
 	} else {
 		// A response of its own: the middleware may hold back what it is given,
 		// and whether next has answered is next's business.
-		x.response = *echo.NewResponse(w, c.Logger())
-		x.response.Status = http.StatusOK
-		x.inner.ResponseWriter = &x.response
-		c.SetResponse(&x.inner)
+		inner := echo.NewResponse(w, c.Logger())
+		inner.Status = http.StatusOK
+		c.SetResponse(&writer{ResponseWriter: inner})
 	}
 	if err := x.next(c); err != nil {
 		if e := c.Echo(); e == nil { // a context made by hand, in a test

@@ -122,8 +122,7 @@ type exchange struct {
 	c    echo.Context
 	next echo.HandlerFunc
 
-	outer    refusal       // what the middleware writes to
-	response echo.Response // what next writes to if the middleware replaced outer
+	outer refusal // what the middleware writes to
 
 	running sync.Mutex // held while next runs
 	ended   bool
@@ -193,9 +192,9 @@ func serveNext(w http.ResponseWriter, r *http.Request) {
 	if w != http.ResponseWriter(&x.outer) {
 		// A response of its own: the middleware may hold back what it is given,
 		// and whether next has answered is next's business.
-		x.response = *echo.NewResponse(w, c.Echo())
-		x.response.Status = http.StatusOK
-		c.SetResponse(&x.response)
+		inner := echo.NewResponse(w, c.Echo())
+		inner.Status = http.StatusOK
+		c.SetResponse(inner)
 	}
 	if err := x.next(c); err != nil {
 		if e := c.Echo(); e == nil { // a context made by hand, in a test
