@@ -18,7 +18,8 @@ func (w discard) Write(p []byte) (int, error) { return len(p), nil }
 func (w discard) WriteHeader(int)             {}
 
 // serveOnce returns a function that serves one request, by chi with a middleware
-// that does nothing, behind a Pattern or not.
+// that does nothing, behind a Pattern or not. The request is a new one each time:
+// it keeps its path values.
 func serveOnce(path string, pattern bool) func() {
 	r := chi.NewRouter()
 	if pattern {
@@ -29,9 +30,12 @@ func serveOnce(path string, pattern bool) func() {
 	r.Get("/users", h)
 	r.Get("/users/{id}", h)
 	r.Route("/route/{tenant}", func(r chi.Router) { r.Get("/users/{id}", h) })
-	w := discard{http.Header{}}
-	req := httptest.NewRequest("GET", path, nil)
-	return func() { r.ServeHTTP(w, req) }
+	w, req, blank := discard{http.Header{}}, httptest.NewRequest("GET", path, nil), new(http.Request)
+	*blank = *req
+	return func() {
+		*req = *blank
+		r.ServeHTTP(w, req)
+	}
 }
 
 var benchPaths = []string{"/users", "/users/7", "/route/acme/users/7"}
