@@ -40,18 +40,6 @@ func serveOnce(path string, pattern bool) func() {
 
 var benchPaths = []string{"/users", "/users/7", "/route/acme/users/7"}
 
-// TestAllocations: what Pattern costs over chi alone.
-func TestAllocations(t *testing.T) {
-	for _, path := range benchPaths {
-		alone := testing.AllocsPerRun(1000, serveOnce(path, false))
-		if got := testing.AllocsPerRun(1000, serveOnce(path, true)) - alone; got > 5 {
-			t.Errorf("%s: %v allocations over chi alone, want at most 5", path, got)
-		} else {
-			t.Logf("%s: %v allocations over chi alone, which makes %v", path, got, alone)
-		}
-	}
-}
-
 func BenchmarkPattern(b *testing.B) {
 	for _, path := range benchPaths {
 		for _, pattern := range []bool{false, true} {

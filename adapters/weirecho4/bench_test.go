@@ -34,34 +34,6 @@ func serveOnce(path string, mws ...echo.MiddlewareFunc) func() {
 
 func none(c echo.Context) error { return c.NoContent(http.StatusNoContent) }
 
-// replacing replaces the writer, at the least cost.
-func replacing(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		next.ServeHTTP(&recording{ResponseWriter: w}, r)
-	})
-}
-
-// TestAllocations: what Wrap costs over Echo alone, for a route without a path
-// value and for one with: net/http keeps those in a map.
-func TestAllocations(t *testing.T) {
-	for name, tt := range map[string]struct {
-		mw   middleware
-		path string
-		most float64
-	}{
-		"does nothing":                           {through, "/users", 3},
-		"does nothing, with a path value":        {through, "/users/7", 5},
-		"replaces the writer, by one of its own": {replacing, "/users", 5},
-	} {
-		alone := testing.AllocsPerRun(1000, serveOnce(tt.path))
-		if got := testing.AllocsPerRun(1000, serveOnce(tt.path, weirecho4.Wrap(tt.mw))) - alone; got > tt.most {
-			t.Errorf("a middleware that %s: %v allocations over Echo alone, want at most %v", name, got, tt.most)
-		} else {
-			t.Logf("a middleware that %s: %v allocations over Echo alone", name, got)
-		}
-	}
-}
-
 func BenchmarkWrap(b *testing.B) {
 	for _, path := range []string{"/users", "/users/7"} {
 		for _, bb := range []struct {
