@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -45,9 +46,18 @@ func TestRefusal(t *testing.T) {
 	}{
 		{"written with a body", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Retry-After", "7")
+			w.Header().Set("Content-Type", "text/x")
 			w.Header().Set("Content-Length", "4")
-			http.Error(w, "slow", 429)
+			w.WriteHeader(429)
+			io.WriteString(w, "slow")
 		}, 429, formatted, map[string]string{"Retry-After": "7", "Content-Type": "application/json"}},
+		{"http.Error", func(w http.ResponseWriter, r *http.Request) {
+			http.Error(w, "slow", 429)
+		}, 429, formatted, map[string]string{"Content-Type": "application/json"}},
+		{"nothing copied", func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(w, struct{ io.Reader }{strings.NewReader("")})
+			w.WriteHeader(429)
+		}, 429, formatted, nil},
 		{"only a status", func(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(429)
 		}, 429, formatted, nil},
@@ -81,12 +91,15 @@ func TestRefusal(t *testing.T) {
 
 		{"a body longer than is held back", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "text/x")
+			w.Header().Set("Trailer", "X-Trailer")
 			w.WriteHeader(429)
+			w.Header().Set("X-Late", "1")
+			w.Header().Set("X-Trailer", "1")
 			for range held / 1024 {
 				w.Write(big[:1024])
 			}
 			io.WriteString(w, "+")
-		}, 429, string(big[:held]) + "+", map[string]string{"Content-Type": "text/x"}},
+		}, 429, string(big[:held]) + "+", map[string]string{"Content-Type": "text/x", "X-Late": "", "trailer X-Trailer": "1"}},
 		{"copied, and longer than is held back", func(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(502)
 			io.Copy(w, struct{ io.Reader }{bytes.NewReader(big)})
@@ -191,11 +204,20 @@ func TestRefusalKeepsOuterEncoding(t *testing.T) {
 			c.Response().Header().Set("Content-Encoding", "outer")
 			return next(c)
 		}
-	}, wrap(refuse))
-	w := httptest.NewRecorder()
-	e.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
-	if got := w.Header().Get("Content-Encoding"); w.Code != 429 || got != "outer" {
-		t.Errorf("%d with Content-Encoding %q", w.Code, got)
+	})
+	e.GET("/", text, wrap(refuse))
+	e.GET("/encodes", text, wrap(func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Encoding", "inner")
+			w.WriteHeader(429)
+		})
+	}))
+	for _, path := range []string{"/", "/encodes"} {
+		w := httptest.NewRecorder()
+		e.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		if got := w.Header().Get("Content-Encoding"); w.Code != 429 || got != "outer" {
+			t.Errorf("%s: %d with Content-Encoding %q", path, w.Code, got)
+		}
 	}
 }
 
@@ -213,11 +235,15 @@ func TestRefusalWithinWrap(t *testing.T) {
 	})
 }
 
-// TestRefusedUpgrade: whoever refuses by the connection itself has it.
+// TestRefusedUpgrade: whoever refuses by the connection itself has it, with what
+// was written before as net/http has it.
 func TestRefusedUpgrade(t *testing.T) {
-	e := newEcho()
-	e.Use(wrap(func(http.Handler) http.Handler {
+	refuse := func(early bool) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if early {
+				w.WriteHeader(401)
+				io.WriteString(w, "early, ")
+			}
 			conn, brw, err := http.NewResponseController(w).Hijack()
 			if err != nil {
 				t.Error(err)
@@ -227,9 +253,28 @@ func TestRefusedUpgrade(t *testing.T) {
 			brw.Flush()
 			conn.Close()
 		})
-	}))
-	if got := get(t, serveBy("HTTP/1.1")(t, e), "/"); got.status != 403 || got.body != "no" {
-		t.Errorf("%+v", got)
+	}
+	raw := func(h http.Handler) string {
+		conn, err := net.Dial("tcp", serveBy("HTTP/1.1")(t, h).Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(20 * time.Second))
+		io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		all, err := io.ReadAll(conn)
+		if err != nil {
+			t.Error(err)
+		}
+		// The date is another.
+		return strings.Join(slices.DeleteFunc(strings.Split(string(all), "\r\n"), func(s string) bool { return strings.HasPrefix(s, "Date:") }), "\r\n")
+	}
+	for _, early := range []bool{false, true} {
+		e := newEcho()
+		e.Use(wrap(func(http.Handler) http.Handler { return refuse(early) }))
+		if got, want := raw(e), raw(refuse(early)); got != want || !strings.Contains(got, "403 By Hand") || early != strings.Contains(got, "401 Unauthorized") {
+			t.Errorf("%q, without Echo %q", got, want)
+		}
 	}
 }
 
