@@ -36,7 +36,7 @@ func draw(r *rand.Rand) (s script) {
 		{{"write", []int{0, 1, 100, 8 << 10, 16 << 10, 16<<10 + 1, 40_000}[r.IntN(7)]}},
 		{{"string", []int{0, 1, 16 << 10}[r.IntN(3)]}},
 		{{"copy", []int{0, 1, 600, 16 << 10, 40_000}[r.IntN(5)]}},
-		{{"flush", 0}}, {{"hint", 103}}, {{"next", 0}},
+		{{"flush", 0}}, {{"hint", 103}}, {{"next", 0}}, {{"status", 429}}, {{"status", 503}, {"string", 100}},
 	}
 	nexts := 0
 	for range 1 + r.IntN(6) {
@@ -162,7 +162,7 @@ func TestRefusalModel(t *testing.T) {
 			}
 		}
 	}
-	if refused < rounds/20 || refused > rounds/2 {
+	if refused < rounds/10 || refused > rounds/2 {
 		t.Errorf("%d of %d were refusals", refused, rounds)
 	}
 }

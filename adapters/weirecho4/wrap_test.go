@@ -388,8 +388,8 @@ func TestInterfaces(t *testing.T) {
 				})
 			}))
 			e.GET("/", func(c echo.Context) error {
-				if c.Response().Writer == nil {
-					inner = append(inner, "Writer")
+				if c.Response().Status != http.StatusOK { // as in every Echo handler
+					inner = append(inner, "Status")
 				}
 				return text(c)
 			})
@@ -403,7 +403,8 @@ func TestInterfaces(t *testing.T) {
 // TestFilesArriveWhole: io.Copy goes past Echo, and Echo knows the size.
 func TestFilesArriveWhole(t *testing.T) {
 	both(t, func(t *testing.T, serve serving) {
-		for _, n := range []int{0, 1, 511, 512, 513, len(big)} {
+		for i := range 12 {
+			n, mw := []int{0, 1, 511, 512, 513, len(big)}[i%6], []middleware{through, replacing}[i/6]
 			var size, after int64
 			var status int
 			e := newEcho()
@@ -415,11 +416,10 @@ func TestFilesArriveWhole(t *testing.T) {
 					size, status = r.Size, r.Status
 					return err
 				}
-			}, wrap(through), wrap(replacing))
-			e.GET("/", func(c echo.Context) error {
-				_, err := io.Copy(c.Response(), struct{ io.Reader }{bytes.NewReader(big[:n])})
-				return err
-			})
+			}, wrap(through), wrap(mw))
+			e.GET("/", weirecho4.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				io.Copy(w, struct{ io.Reader }{bytes.NewReader(big[:n])})
+			})))
 			if got := get(t, serve(t, e), "/"); got.body != string(big[:n]) || int(size) != n || (n > 0 && int(after) != n) || status != 200 || got.err != nil {
 				t.Errorf("of %d bytes %d arrived, size %d with status %d, %d after the last write; %v", n, len(got.body), size, status, after, got.err)
 			}
@@ -591,6 +591,64 @@ func TestFormsComeBack(t *testing.T) {
 	}
 }
 
+// TestParsedFormsComeBack: nobody outside can read the body again.
+func TestParsedFormsComeBack(t *testing.T) {
+	var outside string
+	e := newEcho()
+	e.Use(func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			err := next(c)
+			outside = c.FormValue("name")
+			return err
+		}
+	}, wrap(through), wrap(replacing))
+	e.POST("/", func(c echo.Context) error { return c.String(200, c.FormValue("name")) })
+	r := httptest.NewRequest("POST", "/", strings.NewReader("name=ann"))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	w := httptest.NewRecorder()
+	if e.ServeHTTP(w, r); w.Body.String() != "ann" || outside != "ann" {
+		t.Errorf("%q inside, %q outside", w.Body, outside)
+	}
+}
+
+// TestInformationalIsSeen: what handlers send as 1xx passes every middleware on
+// its way.
+func TestInformationalIsSeen(t *testing.T) {
+	both(t, func(t *testing.T, serve serving) {
+		var seen []string
+		hints := func(name string) middleware {
+			return func(next http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					next.ServeHTTP(&hinting{w, func(status int) { seen = append(seen, fmt.Sprint(name, status)) }}, r)
+				})
+			}
+		}
+		e := newEcho()
+		e.Use(wrap(hints("outer ")), wrap(through), wrap(hints("inner ")))
+		e.GET("/", weirecho4.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(103)
+			w.WriteHeader(404)
+		})))
+		infos, got := hinted(t, serve(t, e))
+		if want := "[inner 103 outer 103 inner 404 outer 404]"; fmt.Sprint(seen) != want || !slices.Equal(infos, []int{103}) || got != 404 {
+			t.Errorf("seen %v, want %s; the client got %v and %d", seen, want, infos, got)
+		}
+	})
+}
+
+// hinting is a writer that tells of every status.
+type hinting struct {
+	http.ResponseWriter
+	tell func(status int)
+}
+
+func (w *hinting) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *hinting) WriteHeader(status int) {
+	w.tell(status)
+	w.ResponseWriter.WriteHeader(status)
+}
+
 // TestTimeoutHandler: the client of http.TimeoutHandler has its answer in time,
 // and what the handler does afterwards goes nowhere.
 func TestTimeoutHandler(t *testing.T) {
@@ -612,19 +670,25 @@ func TestTimeoutHandler(t *testing.T) {
 	}
 }
 
-// TestNextAfterTheEnd does nothing: the context is another request's by then.
+// TestNextAfterTheEnd does nothing: the context is another request's by then,
+// also if the middleware panicked.
 func TestNextAfterTheEnd(t *testing.T) {
-	var late func()
-	ran := false
-	e := newEcho()
-	e.GET("/", func(c echo.Context) error { ran = true; return nil }, wrap(func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			late = func() { next.ServeHTTP(w, r) }
-		})
-	}))
-	e.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
-	if late(); ran {
-		t.Error("the handler ran after Echo had the context back")
+	for _, panics := range []bool{false, true} {
+		var late func()
+		ran := false
+		e := newEcho()
+		e.GET("/", func(c echo.Context) error { ran = true; return nil }, swallow, wrap(func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				late = func() { next.ServeHTTP(w, r) }
+				if panics {
+					panic("oops")
+				}
+			})
+		}))
+		e.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+		if late(); ran {
+			t.Errorf("the handler ran after Echo had the context back; the middleware panicked: %t", panics)
+		}
 	}
 }
 
