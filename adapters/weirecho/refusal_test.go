@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"strings"
@@ -96,9 +97,7 @@ func (s script) refusal() (status int, fields map[string]string) {
 				return 0, nil
 			}
 			status, fields = step.n, map[string]string{}
-			for name, value := range now {
-				fields[name] = value
-			}
+			maps.Copy(fields, now)
 		case "write", "string", "copy":
 			if step.do == "copy" && step.n == 0 {
 				break // sends nothing, nor a header
