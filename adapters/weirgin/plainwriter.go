@@ -177,10 +177,13 @@ func (w *plainWriter) FlushError() error {
 	}
 	if w.isGins() {
 		w.outer.WriteHeaderNow()
-		return http.NewResponseController(w.inner).Flush()
+	} else {
+		w.outer.Flush()
 	}
-	w.outer.Flush()
-	return nil
+	if w.inner == nil {
+		return nil
+	}
+	return http.NewResponseController(w.inner).Flush() // which has the error
 }
 
 // Hijack asks first: Gin panics if the connection cannot be had.
@@ -188,7 +191,9 @@ func (w *plainWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if w.ended.Load() {
 		return nil, nil, errEnded
 	}
-	if _, ok := w.inner.(http.Hijacker); !ok && (w.inner != nil || w.r.ProtoMajor > 1) {
+	_, ours := w.outer.(*ginWriter)
+	_, ok := w.inner.(http.Hijacker)
+	if !ours && !ok && (w.inner != nil || w.r.ProtoMajor > 1) {
 		return nil, nil, fmt.Errorf("weirgin: Hijack: %w", http.ErrNotSupported)
 	}
 	conn, brw, err := w.outer.Hijack()
