@@ -77,9 +77,9 @@ func frameworks(h http.Handler) map[string]http.Handler {
 	e5.Any("/*", echo5.WrapHandler(h))
 
 	all := map[string]http.Handler{"net/http": outer(h), "chi": c, "Gin": g, "Echo v4": e4, "Echo v5": e5}
-	for name, make := range makers() {
+	for name, build := range makers() {
 		discard := capture.SinkFunc(func(context.Context, *capture.Exchange) error { return nil })
-		r := make(func(seen) {}, append([]func(http.Handler) http.Handler{outer}, ours(discard, everyone(1000))...)...)
+		r := build(func(seen) {}, append([]func(http.Handler) http.Handler{outer}, ours(discard, everyone(1000))...)...)
 		for _, path := range []string{"/x", "/taken", "/refused"} {
 			r.Mount("GET", path, h)
 			r.Mount("PUT", path, h)

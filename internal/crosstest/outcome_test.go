@@ -96,18 +96,18 @@ func do(t *testing.T, s *httptest.Server, method, path string, body io.Reader) a
 // TestOutcomes: whatever a handler does, the client and a logger outside see the
 // same with and without our chain, and the record has it right.
 func TestOutcomes(t *testing.T) {
-	everywhere(t, func(t *testing.T, name, proto string, make maker) {
-		build := func(use ...func(http.Handler) http.Handler) (*httptest.Server, log) {
-			l := log(makeLog())
-			r := make(l.told, append(use, values)...)
+	everywhere(t, func(t *testing.T, name, proto string, build maker) {
+		serve := func(use ...func(http.Handler) http.Handler) (*httptest.Server, log) {
+			l := make(log, 100)
+			r := build(l.told, append(use, values)...)
 			for kind := range kinds {
 				r.Native("/"+strings.ReplaceAll(kind, " ", "-")+"/{id}", kind)
 			}
 			return served(t, proto, r), l
 		}
-		records := sink(makeSink())
-		bare, without := build()
-		wrapped, with := build(ours(records, everyone(1000))...)
+		records := make(sink, 100)
+		bare, without := serve()
+		wrapped, with := serve(ours(records, everyone(1000))...)
 
 		check := func(what, method, path string, status int, body string) {
 			want, got := do(t, bare, method, path, nil), do(t, wrapped, method, path, nil)
@@ -144,14 +144,11 @@ func TestOutcomes(t *testing.T) {
 	})
 }
 
-func makeLog() chan seen               { return make(chan seen, 100) }
-func makeSink() chan *capture.Exchange { return make(chan *capture.Exchange, 100) }
-
 // TestRefusals: limits by route, each with its own quota; a refused request
 // reaches no handler, is answered in the framework's way, and is seen as what it
 // is inside and outside.
 func TestRefusals(t *testing.T) {
-	everywhere(t, func(t *testing.T, name, proto string, make maker) {
+	everywhere(t, func(t *testing.T, name, proto string, build maker) {
 		var mu sync.Mutex
 		ran := map[string]int{}
 		count := func(path string) http.Handler {
@@ -170,8 +167,8 @@ func TestRefusals(t *testing.T) {
 			keys = append(keys, key)
 			return key, err
 		}}
-		records, l := sink(makeSink()), log(makeLog())
-		app := make(l.told, ours(records, rule)...)
+		records, l := make(sink, 100), make(log, 100)
+		app := build(l.told, ours(records, rule)...)
 		for _, path := range []string{"/users/{id}", "/orders/{id}"} {
 			app.Mount("GET", path, count(path))
 		}
@@ -229,9 +226,9 @@ func TestRefusals(t *testing.T) {
 // TestOwnInformational: what a handler of net/http says before its answer
 // reaches the client, the record, and nothing else.
 func TestOwnInformational(t *testing.T) {
-	everywhere(t, func(t *testing.T, name, proto string, make maker) {
-		records, l := sink(makeSink()), log(makeLog())
-		app := make(l.told, ours(records, everyone(1000))...)
+	everywhere(t, func(t *testing.T, name, proto string, build maker) {
+		records, l := make(sink, 100), make(log, 100)
+		app := build(l.told, ours(records, everyone(1000))...)
 		statuses := []int{200, 201, 204, 404, 502}
 		for _, status := range statuses {
 			app.Mount("GET", fmt.Sprintf("/%d", status), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

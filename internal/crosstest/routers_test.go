@@ -240,15 +240,14 @@ func newEcho5(log func(seen), use ...func(http.Handler) http.Handler) router {
 	}
 	e.Use(func(next echo5.HandlerFunc) echo5.HandlerFunc {
 		return func(c *echo5.Context) error {
-			err := next(c)
+			res, err := echo5.UnwrapResponse(c.Response())
 			if err != nil {
+				return err
+			}
+			defer func() { log(seen{res.Status, res.Size}) }()
+			if err := next(c); err != nil {
 				c.Echo().HTTPErrorHandler(c, err) // as Echo's own loggers do
 			}
-			res, uerr := echo5.UnwrapResponse(c.Response())
-			if uerr != nil {
-				return uerr
-			}
-			log(seen{res.Status, res.Size})
 			return nil
 		}
 	}, echo5middleware.Recover())
@@ -306,10 +305,10 @@ func newEcho4(log func(seen), use ...func(http.Handler) http.Handler) router {
 	}
 	e.Use(func(next echo4.HandlerFunc) echo4.HandlerFunc {
 		return func(c echo4.Context) error {
+			defer func() { log(seen{c.Response().Status, c.Response().Size}) }()
 			if err := next(c); err != nil {
 				c.Error(err)
 			}
-			log(seen{c.Response().Status, c.Response().Size})
 			return nil
 		}
 	}, echo4middleware.Recover())
@@ -351,10 +350,10 @@ func (e echo4Router) Native(path, kind string) {
 func (e echo4Router) Pattern(path string) string { return colons(path) }
 
 // everywhere runs f for every framework over HTTP/1.1 and HTTP/2.
-func everywhere(t *testing.T, f func(t *testing.T, name, proto string, make maker)) {
-	for name, make := range makers() {
+func everywhere(t *testing.T, f func(t *testing.T, name, proto string, build maker)) {
+	for name, build := range makers() {
 		for _, proto := range []string{"HTTP/1.1", "HTTP/2"} {
-			t.Run(name+" "+proto, func(t *testing.T) { f(t, name, proto, make) })
+			t.Run(name+" "+proto, func(t *testing.T) { f(t, name, proto, build) })
 		}
 	}
 }
