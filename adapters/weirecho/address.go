@@ -1,12 +1,19 @@
 package weirecho
 
 import (
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
 	"sync"
 
 	"github.com/labstack/echo/v5"
+)
+
+// code names the warning, and keeps its name for ever.
+const (
+	code = "echo-trusts-any-peer"
+	page = "https://github.com/goweir/weir/blob/main/docs/diagnostics.md#"
 )
 
 // warned is the whole of this package's state: the warning is for whoever set
@@ -20,8 +27,8 @@ func warn(c *echo.Context) {
 		return
 	}
 	warned.Do(func() {
-		c.Logger().Warn("weirecho: Echo's IPExtractor takes the client's address from header fields that any peer can send; "+
-			"trust the addresses of your own proxies only", "code", "echo-trusts-any-peer")
+		slog.Warn("weirecho: Echo's IPExtractor takes the client's address from header fields that any peer can send; "+
+			"trust the addresses of your own proxies only", "code", code, "docs", page+code)
 	})
 }
 

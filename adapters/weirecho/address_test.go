@@ -45,9 +45,10 @@ func TestWarning(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			warned = sync.Once{}
 			var log bytes.Buffer
+			defer slog.SetDefault(slog.Default())
+			slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
 			for range 2 { // two applications, two middlewares each
 				e := echo.New()
-				e.Logger = slog.New(slog.NewTextHandler(&log, nil))
 				e.IPExtractor = tt.extract
 				for range 2 {
 					e.Use(Wrap(func(next http.Handler) http.Handler { return next }))

@@ -33,6 +33,10 @@ type refusal struct {
 func (w *refusal) wrap(inner http.ResponseWriter) {
 	w.ResponseWriter = inner
 	w.coding = inner.Header()["Content-Encoding"]
+	// An answer that has begun cannot become another.
+	if r, err := echo.UnwrapResponse(inner); err == nil && r.Committed {
+		w.passes.Store(true)
+	}
 }
 
 // pass sends what is held back. From then on everything is sent at once.

@@ -49,9 +49,9 @@ import (
 // Echo reuses its contexts, so a middleware that returns before its next does,
 // as [http.TimeoutHandler], is waited for.
 //
-// The first request writes a warning to the logger of the context, once per
-// process, if the application's IPExtractor believes header fields of any peer.
-// Its code is "echo-trusts-any-peer".
+// The first request writes a warning to [slog.Default], once per process, if the
+// application's IPExtractor believes header fields of any peer. Its code is
+// "echo-trusts-any-peer".
 func Wrap(mw func(http.Handler) http.Handler, skip ...func(c *echo.Context) bool) echo.MiddlewareFunc {
 	if mw == nil {
 		panic("weirecho: Wrap needs a middleware, not nil")

@@ -167,6 +167,21 @@ func TestRefusalThenNext(t *testing.T) {
 	}
 }
 
+// TestRefusalTooLate: where middleware of Echo outside has begun to answer, a
+// refusal is what it is in net/http, more of the body.
+func TestRefusalTooLate(t *testing.T) {
+	e := newEcho()
+	e.Use(func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c *echo.Context) error {
+			io.WriteString(c.Response(), "begun, ")
+			return next(c)
+		}
+	}, wrap(refuse))
+	if got := get(t, serveBy("HTTP/1.1")(t, e), "/"); got.status != 200 || got.body != `begun, {"title":"slow down"}` {
+		t.Errorf("%d %q", got.status, got.body)
+	}
+}
+
 // TestRefusalKeepsOuterEncoding: a Content-Encoding that was set before the
 // middleware ran is none of the refusal's.
 func TestRefusalKeepsOuterEncoding(t *testing.T) {
@@ -264,6 +279,82 @@ func TestMiddlewareIsBuiltOnce(t *testing.T) {
 	})
 }
 
+// TestBeforeRouting: in Pre a middleware decides what is routed, and an error of
+// all that follows is one that it sees.
+func TestBeforeRouting(t *testing.T) {
+	both(t, func(t *testing.T, serve serving) {
+		var saw record
+		e := newEcho()
+		e.Pre(wrap(recorder(&saw)), wrap(func(next http.Handler) http.Handler { return http.StripPrefix("/v1", next) }))
+		e.GET("/users/:id", func(c *echo.Context) error { return c.String(200, c.Param("id")) })
+		s := serve(t, e)
+		if got := get(t, s, "/v1/users/7"); got.body != "7" || saw != (record{200, 1, false}) {
+			t.Errorf("%d %q, the middleware saw %v", got.status, got.body, saw)
+		}
+		if got := get(t, s, "/v2/users/7"); got.status != 404 || saw != (record{404, len(got.body), false}) {
+			t.Errorf("%d %q, the middleware saw %v", got.status, got.body, saw)
+		}
+	})
+}
+
+// TestOutsideNothingChanges: middleware of Echo outside, its own RequestLogger
+// say, finds the status and size that it finds without Wrap, and a size where an
+// error was answered later without.
+func TestOutsideNothingChanges(t *testing.T) {
+	both(t, func(t *testing.T, serve serving) {
+		logged := func(mws ...echo.MiddlewareFunc) map[string]string {
+			var status int
+			var size int64
+			e := newEcho()
+			e.Use(echomiddleware.RequestLoggerWithConfig(echomiddleware.RequestLoggerConfig{
+				LogStatus: true, LogResponseSize: true, HandleError: true,
+				LogValuesFunc: func(c *echo.Context, v echomiddleware.RequestLoggerValues) error {
+					status, size = v.Status, v.ResponseSize
+					return nil
+				},
+			}))
+			e.Use(mws...)
+			e.Use(echomiddleware.Recover())
+			e.GET("/ok", text)
+			e.GET("/created", func(c *echo.Context) error { return c.JSON(201, []int{1}) })
+			e.GET("/empty", func(*echo.Context) error { return nil })
+			e.GET("/204", func(c *echo.Context) error { return c.NoContent(204) })
+			e.GET("/302", func(c *echo.Context) error { return c.Redirect(302, "/ok") })
+			e.GET("/error", func(*echo.Context) error { return errors.New("secret") })
+			e.GET("/teapot", func(*echo.Context) error { return echo.NewHTTPError(418, "") })
+			e.GET("/panic", func(*echo.Context) error { panic("oops") })
+			e.GET("/half", func(c *echo.Context) error { text(c); return errors.New("too late") })
+			e.GET("/flushed", func(c *echo.Context) error { text(c); c.Response().(http.Flusher).Flush(); return nil })
+			e.GET("/blob", func(c *echo.Context) error { return c.Blob(200, "x/y", big) })
+			e.GET("/stream", func(c *echo.Context) error { return c.Stream(200, "x/y", bytes.NewReader(big)) })
+			s := serve(t, e)
+			all := map[string]string{}
+			for _, r := range e.Router().Routes() {
+				if got := get(t, s, r.Path); r.Path != "/302" {
+					all[r.Path] = fmt.Sprintf("%d with %d bytes, logged as %d with %d", got.status, len(got.body), status, size)
+				}
+			}
+			all["/nowhere"] = fmt.Sprint(get(t, s, "/nowhere").status, status, size)
+			return all
+		}
+		want := logged()
+		for name, mws := range map[string][]echo.MiddlewareFunc{
+			"nothing":           {wrap(through)},
+			"a writer":          {wrap(replacing)},
+			"writers all along": {wrap(replacing), wrap(through), wrap(replacing)},
+		} {
+			for path, got := range logged(mws...) {
+				if got != want[path] {
+					t.Errorf("%s, with a middleware that replaces %s: %s; without %s", path, name, got, want[path])
+				}
+			}
+		}
+		if len(want) != 12 {
+			t.Errorf("%d routes: %v", len(want), want)
+		}
+	})
+}
+
 // TestContextValues: what the middleware puts into the context reaches Echo's
 // handlers, and a holder brings back what they put into it.
 func TestContextValues(t *testing.T) {
@@ -320,7 +411,7 @@ func TestInterfaces(t *testing.T) {
 		return lacks
 	}
 	both(t, func(t *testing.T, serve serving) {
-		for _, mw := range []middleware{through, recorder(new(record))} {
+		for _, mw := range []middleware{through, replacing} {
 			var outer, inner []string
 			e := newEcho()
 			e.Use(wrap(func(next http.Handler) http.Handler {
@@ -359,7 +450,7 @@ func TestFilesArriveWhole(t *testing.T) {
 					size, status = r.Size, r.Status
 					return err
 				}
-			}, wrap(through), wrap(recorder(new(record))))
+			}, wrap(through), wrap(replacing))
 			e.GET("/", func(c *echo.Context) error {
 				_, err := io.Copy(c.Response(), struct{ io.Reader }{bytes.NewReader(big[:n])})
 				return err
@@ -412,7 +503,7 @@ func TestReadFromReachesTheServer(t *testing.T) {
 // too late for the error handler.
 func TestFlushIsAnAnswer(t *testing.T) {
 	both(t, func(t *testing.T, serve serving) {
-		for _, mw := range []middleware{through, recorder(new(record))} {
+		for _, mw := range []middleware{through, replacing} {
 			e := newEcho()
 			e.GET("/", func(c *echo.Context) error {
 				c.Response().(http.Flusher).Flush()
@@ -439,7 +530,7 @@ func TestEventsArriveOneByOne(t *testing.T) {
 				<-seen
 			}
 			return nil
-		}, wrap(recorder(new(record))))
+		}, wrap(replacing))
 		s := serve(t, e)
 		res, err := s.Client().Get(s.URL)
 		if err != nil {
@@ -484,7 +575,7 @@ func TestUpgrade(t *testing.T) {
 	for _, replaces := range []bool{false, true} {
 		mw := func() middleware {
 			if replaces {
-				return recorder(new(record))
+				return replacing
 			}
 			return through
 		}

@@ -10,6 +10,12 @@ import (
 	"github.com/labstack/echo/v4"
 )
 
+// code names the warning, and keeps its name for ever.
+const (
+	code = "echo-trusts-any-peer"
+	page = "https://github.com/goweir/weir/blob/main/docs/diagnostics.md#"
+)
+
 // warned is the whole of this package's state: the warning is for whoever set
 // the application up, who needs it once.
 var warned sync.Once
@@ -22,7 +28,7 @@ func warn(c echo.Context) {
 	}
 	warned.Do(func() {
 		slog.Warn("weirecho4: Echo takes the client's address from header fields that any peer can send; "+
-			"set an IPExtractor that trusts the addresses of your own proxies only", "code", "echo-trusts-any-peer")
+			"set an IPExtractor that trusts the addresses of your own proxies only", "code", code, "docs", page+code)
 	})
 }
 

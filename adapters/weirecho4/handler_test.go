@@ -33,12 +33,16 @@ func swallow(next echo.HandlerFunc) echo.HandlerFunc {
 // chunks and by streams, whoever recovers, and inside a Wrap too.
 func TestHandlerAborts(t *testing.T) {
 	const size = 100_000
+	sizes := []int{-1, 0, 1, size / 2, size}
+	if testing.Short() {
+		sizes = []int{-1, size / 2}
+	}
 	recoverers := map[string]echo.MiddlewareFunc{"Recover": echomiddleware.Recover(), "one that swallows": swallow}
 	both(t, func(t *testing.T, serve serving) {
 		naive := 0
 		for name, recoverer := range recoverers {
 			for _, length := range []bool{false, true} {
-				for _, n := range []int{-1, 0, 1, size / 2, size} {
+				for _, n := range sizes {
 					for _, v := range []any{http.ErrAbortHandler, fmt.Errorf("of upstream: %w", http.ErrAbortHandler), "a bug"} {
 						h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 							if length {
@@ -53,7 +57,7 @@ func TestHandlerAborts(t *testing.T) {
 							panic(v)
 						})
 						e := newEcho()
-						e.Use(recoverer, wrap(recorder(new(record))))
+						e.Use(recoverer, wrap(replacing))
 						e.GET("/ours", weirecho4.Handler(h))
 						e.GET("/naive", echo.WrapHandler(h))
 						s := serve(t, e)
@@ -95,7 +99,7 @@ func TestHandlerIsNotRewritten(t *testing.T) {
 				io.WriteString(w, r.Pattern+r.PathValue("id"))
 				w.Header().Set("X-Trailer", "1")
 			})
-			for _, mw := range []echo.MiddlewareFunc{echomiddleware.Recover(), wrap(through), wrap(recorder(new(record)))} {
+			for _, mw := range []echo.MiddlewareFunc{echomiddleware.Recover(), wrap(through), wrap(replacing)} {
 				e := newEcho()
 				e.GET("/", weirecho4.Handler(h), mw)
 				e.GET("/:id", weirecho4.Handler(h), mw)

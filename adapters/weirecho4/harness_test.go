@@ -141,6 +141,13 @@ func refuse(http.Handler) http.Handler {
 	})
 }
 
+// replacing is a middleware that does nothing but by a writer of its own.
+func replacing(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(&recording{ResponseWriter: w}, r)
+	})
+}
+
 // through is a middleware that does nothing.
 func through(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { next.ServeHTTP(w, r) })

@@ -33,6 +33,8 @@ type refusal struct {
 func (w *refusal) wrap(inner *echo.Response) {
 	w.response = inner
 	w.coding = inner.Header()["Content-Encoding"]
+	// An answer that has begun cannot become another.
+	w.passes.Store(inner.Committed)
 }
 
 // pass sends what is held back. From then on everything is sent at once.

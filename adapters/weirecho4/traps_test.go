@@ -110,7 +110,7 @@ func TestTrapAdapters04_InformationalIsNotTheStatus(t *testing.T) {
 					logged = c.Response().Status
 					return err
 				}
-			}, wrap(hint), wrap(recorder(new(record))))
+			}, wrap(hint), wrap(replacing))
 			e.GET("/", func(c echo.Context) error { return c.NoContent(status) })
 			infos, got := hinted(t, serve(t, e))
 			if !slices.Equal(infos, []int{103}) || got != status || logged != status {

@@ -167,6 +167,21 @@ func TestRefusalThenNext(t *testing.T) {
 	}
 }
 
+// TestRefusalTooLate: where middleware of Echo outside has begun to answer, a
+// refusal is what it is in net/http, more of the body.
+func TestRefusalTooLate(t *testing.T) {
+	e := newEcho()
+	e.Use(func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			io.WriteString(c.Response(), "begun, ")
+			return next(c)
+		}
+	}, wrap(refuse))
+	if got := get(t, serveBy("HTTP/1.1")(t, e), "/"); got.status != 200 || got.body != `begun, {"title":"slow down"}` {
+		t.Errorf("%d %q", got.status, got.body)
+	}
+}
+
 // TestRefusalKeepsOuterEncoding: a Content-Encoding that was set before the
 // middleware ran is none of the refusal's.
 func TestRefusalKeepsOuterEncoding(t *testing.T) {
@@ -317,7 +332,7 @@ func TestInterfaces(t *testing.T) {
 		return lacks
 	}
 	both(t, func(t *testing.T, serve serving) {
-		for _, mw := range []middleware{through, recorder(new(record))} {
+		for _, mw := range []middleware{through, replacing} {
 			var outer, inner []string
 			e := newEcho()
 			e.Use(wrap(func(next http.Handler) http.Handler {
@@ -355,7 +370,7 @@ func TestFilesArriveWhole(t *testing.T) {
 					size, status = r.Size, r.Status
 					return err
 				}
-			}, wrap(through), wrap(recorder(new(record))))
+			}, wrap(through), wrap(replacing))
 			e.GET("/", func(c echo.Context) error {
 				_, err := io.Copy(c.Response(), struct{ io.Reader }{bytes.NewReader(big[:n])})
 				return err
@@ -417,7 +432,7 @@ func TestEventsArriveOneByOne(t *testing.T) {
 				<-seen
 			}
 			return nil
-		}, wrap(recorder(new(record))))
+		}, wrap(replacing))
 		s := serve(t, e)
 		res, err := s.Client().Get(s.URL)
 		if err != nil {
@@ -462,7 +477,7 @@ func TestUpgrade(t *testing.T) {
 	for _, replaces := range []bool{false, true} {
 		mw := func() middleware {
 			if replaces {
-				return recorder(new(record))
+				return replacing
 			}
 			return through
 		}

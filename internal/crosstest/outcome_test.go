@@ -55,10 +55,10 @@ func everyone(n int) limiter.Rule {
 	return limiter.Rule{Policy: limiter.PerHour("everyone", n), Key: limiter.KeyGlobal}
 }
 
-// A log is what the outermost logger said, one request after the other.
-type log chan seen
+// A logbook is what the outermost logger said, one request after the other.
+type logbook chan seen
 
-func (l log) told(s seen) { l <- s }
+func (l logbook) told(s seen) { l <- s }
 
 // served makes the application's server over proto.
 func served(t *testing.T, proto string, h http.Handler) *httptest.Server {
@@ -97,8 +97,8 @@ func do(t *testing.T, s *httptest.Server, method, path string, body io.Reader) a
 // same with and without our chain, and the record has it right.
 func TestOutcomes(t *testing.T) {
 	everywhere(t, func(t *testing.T, name, proto string, build maker) {
-		serve := func(use ...func(http.Handler) http.Handler) (*httptest.Server, log) {
-			l := make(log, 100)
+		serve := func(use ...func(http.Handler) http.Handler) (*httptest.Server, logbook) {
+			l := make(logbook, 100)
 			r := build(l.told, append(use, values)...)
 			for kind := range kinds {
 				r.Native("/"+strings.ReplaceAll(kind, " ", "-")+"/{id}", kind)
@@ -167,7 +167,7 @@ func TestRefusals(t *testing.T) {
 			keys = append(keys, key)
 			return key, err
 		}}
-		records, l := make(sink, 100), make(log, 100)
+		records, l := make(sink, 100), make(logbook, 100)
 		app := build(l.told, ours(records, rule)...)
 		for _, path := range []string{"/users/{id}", "/orders/{id}"} {
 			app.Mount("GET", path, count(path))
@@ -227,7 +227,7 @@ func TestRefusals(t *testing.T) {
 // reaches the client, the record, and nothing else.
 func TestOwnInformational(t *testing.T) {
 	everywhere(t, func(t *testing.T, name, proto string, build maker) {
-		records, l := make(sink, 100), make(log, 100)
+		records, l := make(sink, 100), make(logbook, 100)
 		app := build(l.told, ours(records, everyone(1000))...)
 		statuses := []int{200, 201, 204, 404, 502}
 		for _, status := range statuses {

@@ -98,7 +98,7 @@ func (pattern) Read(p []byte) (int, error) {
 func TestProxyThroughAdapters(t *testing.T) {
 	everywhere(t, func(t *testing.T, name, proto string, build maker) {
 		step, gone := make(chan bool), make(chan bool, 1)
-		records, l := make(sink, 100), make(log, 100)
+		records, l := make(sink, 100), make(logbook, 100)
 		app := build(l.told, ours(records, everyone(1000))...)
 		p := newProxy(t, upstream(t, step, gone))
 		for _, path := range []string{"/download", "/events", "/ws", "/trailers", "/hint", "/endless"} {
