@@ -2,6 +2,7 @@ package weirgin
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"sync"
 
@@ -70,7 +71,7 @@ func (m *middleware) next(w http.ResponseWriter, r *http.Request) {
 		panic("weirgin: next was called twice, and Gin's handlers can run only once")
 	}
 	x.called = true
-	writer, request, status := c.Writer, c.Request, x.gin.status
+	writer, request, status, known := c.Writer, c.Request, x.gin.status, len(c.Errors)
 	x.gin.ResponseWriter = w
 	c.Writer, c.Request = &x.gin, r
 	defer func() {
@@ -78,7 +79,21 @@ func (m *middleware) next(w http.ResponseWriter, r *http.Request) {
 		c.Writer, c.Request = writer, request
 	}()
 	c.Next()
+	if swallowedAbort(c, known) {
+		panic(http.ErrAbortHandler)
+	}
 	x.finish(status)
+}
+
+// swallowedAbort reports whether a gin.Recovery among the handlers has recovered
+// an abort, and left nothing but an error in c.Errors, of which known are older.
+func swallowedAbort(c *gin.Context, known int) bool {
+	for _, err := range c.Errors[min(known, len(c.Errors)):] {
+		if errors.Is(err, http.ErrAbortHandler) {
+			return true
+		}
+	}
+	return false
 }
 
 // finish tells the middleware what Gin sends when all handlers have returned.

@@ -88,6 +88,35 @@ func TestAbortIsSeen(t *testing.T) {
 	})
 }
 
+// TestAbortInsideRecovery: what gin.Recovery swallows inside is an abort to the
+// middleware outside, and to the client.
+func TestAbortInsideRecovery(t *testing.T) {
+	both(t, func(t *testing.T, serve serving) {
+		for name, last := range map[string]gin.HandlerFunc{
+			"Handler": weirgin.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				io.WriteString(w, "half")
+				panic(http.ErrAbortHandler)
+			})),
+			"Gin's handler": func(c *gin.Context) {
+				c.Writer.WriteString("half")
+				panic(http.ErrAbortHandler)
+			},
+		} {
+			var outer, inner record
+			recovery := gin.RecoveryWithWriter(io.Discard)
+			e := gin.New()
+			e.Use(recovery, weirgin.Wrap(recorder(&outer)), recovery, weirgin.Wrap(recorder(&inner)), recovery)
+			e.GET("/", last)
+			s := serve(t, e)
+			got := get(t, s, "/")
+			s.Close() // the client may be done before the handler is
+			if got.err == nil || !outer.panicked || !inner.panicked {
+				t.Errorf("%s: client got %d %q, %v; seen as %v and %v", name, got.status, got.body, got.err, outer, inner)
+			}
+		}
+	})
+}
+
 // TestOtherPanics are Gin's to answer as long as nothing was sent.
 func TestOtherPanics(t *testing.T) {
 	both(t, func(t *testing.T, serve serving) {

@@ -20,7 +20,7 @@ func TestTrapAdapters01_RefusalStopsGin(t *testing.T) {
 		e := newGin()
 		e.Use(func(c *gin.Context) {
 			c.Next()
-			aborted = c.IsAborted()
+			aborted = c.IsAborted() && len(c.Errors) == 0
 		}, wrap(refuse))
 		e.GET("/", func(c *gin.Context) {
 			ran = true

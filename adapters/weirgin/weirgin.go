@@ -43,7 +43,11 @@ import (
 //
 // If mw or a handler panics with http.ErrAbortHandler, the connection, or the
 // stream of HTTP/2, is broken before the panic goes on, so that no client takes
-// half an answer for a whole one though gin.Recovery swallows the panic.
+// half an answer for a whole one though gin.Recovery swallows the panic. If it
+// has done so inside, the panic goes on for mw and all outside.
+//
+// A refusal adds nothing to c.Errors: the answer is written, and middleware that
+// formats errors would write another behind it.
 //
 // Wrap and Handler warn once a process through slog's default logger if the
 // engine believes every client about its address, which is Gin's default: see

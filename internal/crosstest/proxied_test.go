@@ -77,6 +77,11 @@ func upstream(t *testing.T, step <-chan bool, gone chan<- bool) *httptest.Server
 		<-r.Context().Done()
 		gone <- true
 	})
+	mux.HandleFunc("/broken", func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, "half")
+		http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	})
 	s := httptest.NewServer(mux)
 	t.Cleanup(s.Close)
 	return s
@@ -101,7 +106,7 @@ func TestProxyThroughAdapters(t *testing.T) {
 		records, l := make(sink, 100), make(logbook, 100)
 		app := build(l.told, ours(records, everyone(1000))...)
 		p := newProxy(t, upstream(t, step, gone))
-		for _, path := range []string{"/download", "/events", "/ws", "/trailers", "/hint", "/endless"} {
+		for _, path := range []string{"/download", "/events", "/ws", "/trailers", "/hint", "/broken", "/endless"} {
 			app.Mount("GET", path, p)
 		}
 		app.Mount("PUT", "/upload", p)
@@ -180,6 +185,13 @@ func TestProxyThroughAdapters(t *testing.T) {
 		// The record does not have the 103: there are writers outside capture that
 		// could lose the final status, and the proxy goes around all of them.
 		recorded("hint", 404, 0)
+
+		if got = do(t, s, "GET", "/broken", nil); got.err == nil {
+			t.Errorf("broken: %d %q and a clean end", got.status, got.body)
+		}
+		if x := recorded("broken", 200, 4); x.Outcome != capture.OutcomeAbort {
+			t.Errorf("broken: recorded %s", x.Outcome)
+		}
 
 		ctx, leave := context.WithCancel(t.Context())
 		r, _ = http.NewRequestWithContext(ctx, "GET", s.URL+"/endless", nil)
