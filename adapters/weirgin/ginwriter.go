@@ -61,9 +61,16 @@ func (w *ginWriter) WriteString(s string) (int, error) {
 	return n, err
 }
 
+// framedLen is how long a body may be for net/http to send it with its length.
+const framedLen = 2 << 10
+
+// ReadFrom writes short bodies: with ReadFrom net/http would send them in chunks,
+// as it does not for Gin's writer, which has none.
 func (w *ginWriter) ReadFrom(src io.Reader) (int64, error) {
 	to, _ := w.ResponseWriter.(io.ReaderFrom)
-	return readFrom(w, w.Written(), to, src, func(n int64) { w.size += int(n) })
+	n, rest, err := readFrom(w, int64(framedLen+1-w.size), to, src)
+	w.size += int(rest)
+	return n + rest, err
 }
 
 func (w *ginWriter) Flush() { w.FlushError() }

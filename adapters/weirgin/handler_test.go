@@ -254,7 +254,7 @@ func TestFileReachesReadFrom(t *testing.T) {
 		if len(got.body) != size || logged != size {
 			t.Errorf("%s: %d bytes arrived, %d were logged, want %d", way, len(got.body), logged, size)
 		}
-		if fast := files > size-2*512-1; fast != c.fast {
+		if fast := files > size-4096; fast != c.fast {
 			t.Errorf("%s: %d bytes as a file", way, files)
 		}
 	}

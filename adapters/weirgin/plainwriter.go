@@ -128,7 +128,7 @@ func (w *plainWriter) WriteString(s string) (int, error) {
 
 // ReadFrom lets net/http send files by sendfile, which Gin does not. Only Gin's
 // own writer is gone around: another may want to see or change the body.
-func (w *plainWriter) ReadFrom(src io.Reader) (n int64, err error) {
+func (w *plainWriter) ReadFrom(src io.Reader) (int64, error) {
 	if w.ended.Load() {
 		return 0, errEnded
 	}
@@ -136,33 +136,36 @@ func (w *plainWriter) ReadFrom(src io.Reader) (n int64, err error) {
 	if !counts && w.isGins() {
 		to, _ = w.inner.(io.ReaderFrom)
 	}
-	return readFrom(w, w.outer.Written(), to, src, func(n int64) {
-		if !counts {
-			w.past += n
-		}
-	})
+	var first int64
+	if !w.outer.Written() {
+		first = sniffLen
+	}
+	n, rest, err := readFrom(w, first, to, src)
+	if !counts {
+		w.past += rest
+	}
+	return n + rest, err
 }
 
 // sniffLen is how much net/http looks at to guess a Content-Type.
 const sniffLen = 512
 
-// readFrom copies src to w: all of it, or, if to is not nil, as much as needs to
-// be written before the rest can be left to to. The header goes out with the
-// first byte: a source that has none leaves it to the handler, which often goes
-// on to answer with an error.
-func readFrom(w io.Writer, written bool, to io.ReaderFrom, src io.Reader, count func(int64)) (n int64, err error) {
+// readFrom copies src to w, first bytes at least, and leaves the rest to to if
+// that is not nil. The header goes out with the first byte: a source that has
+// none leaves it to the handler, which often goes on to answer with an error.
+func readFrom(w io.Writer, first int64, to io.ReaderFrom, src io.Reader) (n, rest int64, err error) {
 	plain := struct{ io.Writer }{w}
 	if to == nil {
-		return io.Copy(plain, src)
+		n, err = io.Copy(plain, src)
+		return n, 0, err
 	}
-	if !written {
-		if n, err = io.Copy(plain, io.LimitReader(src, sniffLen)); err != nil || n < sniffLen {
-			return n, err
+	if first > 0 {
+		if n, err = io.Copy(plain, io.LimitReader(src, first)); err != nil || n < first {
+			return n, 0, err
 		}
 	}
-	rest, err := to.ReadFrom(src)
-	count(rest)
-	return n + rest, err
+	rest, err = to.ReadFrom(src)
+	return n, rest, err
 }
 
 func (w *plainWriter) Flush() { w.FlushError() }
