@@ -223,11 +223,21 @@ func TestFileReachesReadFrom(t *testing.T) {
 		t.Fatal(err)
 	}
 	serveFile := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, name) })
+	copyFile := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		f, err := os.Open(name)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer f.Close()
+		io.Copy(w, io.LimitReader(f, size))
+	})
 	for way, c := range map[string]struct {
 		fast  bool
 		chain []gin.HandlerFunc
 	}{
 		"Handler":                      {true, []gin.HandlerFunc{weirgin.Handler(serveFile)}},
+		"Handler without WriteHeader":  {true, []gin.HandlerFunc{weirgin.Handler(copyFile)}},
 		"Handler in Wraps":             {true, []gin.HandlerFunc{weirgin.Wrap(through), weirgin.Wrap(through), weirgin.Handler(serveFile)}},
 		"c.File in Wrap":               {true, []gin.HandlerFunc{weirgin.Wrap(through), func(c *gin.Context) { c.File(name) }}},
 		"a writer without ReadFrom":    {false, []gin.HandlerFunc{weirgin.Wrap(recorder(new(record))), weirgin.Handler(serveFile)}},
@@ -280,25 +290,36 @@ func (w *noting) ReadFrom(src io.Reader) (int64, error) {
 // TestHijack: both kinds of writer give the connection away where there is one,
 // with everything that the client has sent.
 func TestHijack(t *testing.T) {
+	ended := make(chan bool, 1)
 	echo := func(w http.ResponseWriter) {
 		conn, brw, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			t.Error(err)
 			return
 		}
-		defer conn.Close()
-		brw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
-		brw.Flush()
-		io.CopyN(conn, brw, 4)
-		panic(http.ErrAbortHandler) // it is not the server's connection any more
+		go func() {
+			defer conn.Close()
+			<-ended // the connection is not the server's any more
+			brw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+			brw.Flush()
+			io.CopyN(conn, brw, 4)
+		}()
 	}
-	engines := mounts(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { echo(w) }))
+	abort := func(w http.ResponseWriter, _ *http.Request) {
+		echo(w)
+		panic(http.ErrAbortHandler)
+	}
+	var saw record
+	engines := mounts(http.HandlerFunc(abort))
 	e := newGin()
-	e.Use(weirgin.Wrap(through))
+	e.Use(weirgin.Wrap(recorder(&saw)))
 	e.GET("/*path", func(c *gin.Context) { echo(c.Writer) })
 	engines["c.Writer in Wrap"] = e
 	for way, e := range engines {
-		s := serveBy("HTTP/1.1")(t, e)
+		s := serveBy("HTTP/1.1")(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			defer func() { ended <- true }()
+			e.ServeHTTP(w, r)
+		}))
 		conn, err := net.Dial("tcp", s.Listener.Addr().String())
 		if err != nil {
 			t.Fatal(err)
@@ -315,6 +336,9 @@ func TestHijack(t *testing.T) {
 			t.Errorf("%s: %q, %v", way, b, err)
 		}
 		conn.Close()
+	}
+	if saw != (record{}) {
+		t.Errorf("a connection that was taken over is seen as %v", saw)
 	}
 }
 
