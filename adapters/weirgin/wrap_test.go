@@ -201,11 +201,12 @@ func TestMiddlewareAnswersAlone(t *testing.T) {
 // two requests at once.
 func TestTimeoutHandler(t *testing.T) {
 	release := make(chan struct{})
-	var running, overlapping atomic.Int32
+	var started, running, overlapping atomic.Int32
 	e := newGin()
 	e.GET("/slow/:id", weirgin.Wrap(func(next http.Handler) http.Handler {
-		return http.TimeoutHandler(next, 20*time.Millisecond, "too slow")
+		return http.TimeoutHandler(next, 100*time.Millisecond, "too slow")
 	}), func(c *gin.Context) {
+		started.Add(1)
 		running.Add(1)
 		defer running.Add(-1)
 		id := c.Param("id")
@@ -239,8 +240,9 @@ func TestTimeoutHandler(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := running.Load(); n != 8 {
-		t.Errorf("%d handlers run after all clients have their answers, want 8", n)
+	// On a busy machine one may come too late to start at all.
+	if n := running.Load(); n == 0 || n != started.Load() {
+		t.Errorf("%d of %d handlers run after all clients have their answers, want all", n, started.Load())
 	}
 	close(release)
 	s.Close() // waits for them
