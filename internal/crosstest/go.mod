@@ -7,6 +7,7 @@ require (
 	github.com/goweir/weir/adapters/weirchi v0.0.0
 	github.com/goweir/weir/adapters/weirecho v0.0.0
 	github.com/goweir/weir/adapters/weirecho4 v0.0.0
+	github.com/goweir/weir/adapters/weirgin v0.0.0
 	golang.org/x/time v0.16.0
 )
 
@@ -71,4 +72,5 @@ replace (
 	github.com/goweir/weir/adapters/weirchi => ../../adapters/weirchi
 	github.com/goweir/weir/adapters/weirecho => ../../adapters/weirecho
 	github.com/goweir/weir/adapters/weirecho4 => ../../adapters/weirecho4
+	github.com/goweir/weir/adapters/weirgin => ../../adapters/weirgin
 )

@@ -17,6 +17,7 @@ func TestAdapterReadmes(t *testing.T) {
 		"weirecho":  "example_echo_test.go",
 		"weirecho4": "example_echo4_test.go",
 		"weirchi":   "example_chi_test.go",
+		"weirgin":   "example_gin_test.go",
 	} {
 		dir := filepath.Join("..", "..", "adapters", name)
 		readme := readText(t, filepath.Join(dir, "README.md"))
