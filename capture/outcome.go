@@ -16,8 +16,13 @@ const (
 	OutcomeOK       Outcome = "ok"       // the handler answered and returned
 	OutcomeImplicit Outcome = "implicit" // it returned without answering: net/http sends an empty 200
 	OutcomePanic    Outcome = "panic"    // it panicked
-	OutcomeAbort    Outcome = "abort"    // it panicked with http.ErrAbortHandler, or ended its goroutine
 	OutcomeHijacked Outcome = "hijacked" // it took over the connection
+
+	// OutcomeAbort: the handler broke its answer off. It panicked with
+	// http.ErrAbortHandler, ended its goroutine, or set a write deadline in the
+	// past before all was written, as package proxy does when an upstream breaks
+	// off. What that does to the context is not taken for the client's leaving.
+	OutcomeAbort Outcome = "abort"
 
 	// OutcomeWriteError: a write of the response failed and the client is not
 	// known to have left. A write deadline looks like this, and more bytes than
@@ -26,8 +31,9 @@ const (
 
 	// OutcomeClientGone: the client left before it had everything. Told from
 	// the request's context, cancelled other than by a deadline while the
-	// handler ran, or from a request body that ended too early. A response
-	// whose Content-Length was written in full is not counted here.
+	// handler ran, or from a request body that ended too early. A response that
+	// was begun before and whose Content-Length was written in full is not
+	// counted here.
 	OutcomeClientGone Outcome = "client_gone"
 )
 
@@ -57,6 +63,8 @@ type ending struct {
 	returned, hijacked, implicit bool
 	cause                        any   // what the handler panicked with
 	cancelled                    bool  // the request's context, and not by a deadline
+	left                         bool  // it was so before the final header
+	cut                          bool  // the handler broke the answer off before the context ended
 	readErr, writeErr            error // the first of each
 	full                         bool  // all of the response's Content-Length was written
 }
@@ -72,7 +80,7 @@ func (e ending) outcome() Outcome {
 		return OutcomeClientGone
 	case e.writeErr != nil:
 		return OutcomeWriteError
-	case !e.returned:
+	case !e.returned, e.cut && !e.full:
 		return OutcomeAbort
 	case e.implicit:
 		return OutcomeImplicit
@@ -101,10 +109,14 @@ func (e ending) side(o Outcome) Side {
 // reason, such as a deadline; and it does not watch the connection before the
 // request's body was read.
 func (e ending) clientGone() bool {
-	if e.writeErr != nil {
+	switch {
+	case ours(e.readErr): // a missed read deadline cancels it as well, over HTTP/1
+		return false
+	case e.left:
+		return true
+	case e.writeErr != nil:
 		return e.cancelled && !ours(e.writeErr)
-	}
-	if e.cancelled && !e.full {
+	case e.cancelled && !e.full && !e.cut:
 		return true
 	}
 	return lost(e.readErr)
@@ -115,7 +127,7 @@ func lost(err error) bool {
 	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)
 }
 
-// ours reports whether a failed write was failed on this side.
+// ours reports whether a failed read or write was failed on this side.
 func ours(err error) bool {
 	return errors.Is(err, os.ErrDeadlineExceeded) ||
 		errors.Is(err, http.ErrContentLength) ||

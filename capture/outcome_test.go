@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -97,6 +98,25 @@ func TestOutcomeClientGone(t *testing.T) {
 	})
 }
 
+// A read deadline of the handler's own ends the context of an HTTP/1 connection.
+// The client is there, and gets its answer.
+func TestOutcomeReadDeadline(t *testing.T) {
+	s, srv := server(t, nil, func(w http.ResponseWriter, r *http.Request) {
+		http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
+		if _, err := r.Body.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("Read returned %v", err)
+		}
+		<-r.Context().Done()
+		http.Error(w, "too slow", http.StatusRequestTimeout)
+	})
+	c := must(dial(srv.URL))
+	defer c.Close()
+	io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
+	if x := s.next(t); x.Outcome != capture.OutcomeOK || x.Status != 408 || x.Side != "" {
+		t.Errorf("got %s, %d, side %q; want ok", x.Outcome, x.Status, x.Side)
+	}
+}
+
 func TestOutcomeWriteError(t *testing.T) {
 	s, srv := server(t, nil, func(w http.ResponseWriter, r *http.Request) {
 		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(-time.Second))
@@ -162,6 +182,12 @@ func TestSideAndPhase(t *testing.T) {
 			leave()
 			http.Error(w, "nobody reads this", 499)
 		}, "client_gone", "client", "waiting"},
+		{"left while waiting, answered with a length", nil, func(w http.ResponseWriter, r *http.Request, leave func()) {
+			leave()
+			w.Header().Set("Content-Length", "2") // all of it is accepted by a buffer
+			w.WriteHeader(499)
+			io.WriteString(w, "no")
+		}, "client_gone", "client", "waiting"},
 		{"left in the download", nil, func(w http.ResponseWriter, r *http.Request, leave func()) {
 			io.WriteString(w, "half")
 			leave()
@@ -216,6 +242,68 @@ func TestSideAndPhaseBehindAProxy(t *testing.T) {
 	}
 	if x := s.next(t); x.Outcome != capture.OutcomeAbort || x.Side != capture.SideServer || x.Phase != capture.PhaseResponse || x.Response.Body.Size != 4 {
 		t.Errorf("%s, side %q, phase %q, %+v", x.Outcome, x.Side, x.Phase, x.Response.Body)
+	}
+}
+
+// To reset an HTTP/2 stream cancels its request's context, as the client does by
+// leaving. What came first is told, and whatever recovers the panic does not
+// make half an answer a whole one.
+func TestOutcomeOfACutOverHTTP2(t *testing.T) {
+	cut := func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, "half")
+		http.NewResponseController(w).Flush()
+		http.NewResponseController(w).SetWriteDeadline(time.Unix(1, 0))
+	}
+	left := make(chan struct{})
+	for name, c := range map[string]struct {
+		h       http.HandlerFunc
+		outcome capture.Outcome
+		side    capture.Side
+	}{
+		"cut, and aborted": {func(w http.ResponseWriter, r *http.Request) {
+			cut(w, r)
+			<-r.Context().Done() // always, not by chance
+			panic(http.ErrAbortHandler)
+		}, "abort", "server"},
+		"cut, and recovered": {func(w http.ResponseWriter, r *http.Request) {
+			cut(w, r)
+			<-r.Context().Done()
+		}, "abort", "server"},
+		"left, and cut": {func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, "half")
+			http.NewResponseController(w).Flush()
+			left <- struct{}{}
+			<-r.Context().Done()
+			http.NewResponseController(w).SetWriteDeadline(time.Unix(1, 0))
+			panic(http.ErrAbortHandler)
+		}, "client_gone", "client"},
+		"a deadline to come": {func(w http.ResponseWriter, r *http.Request) {
+			http.NewResponseController(w).SetWriteDeadline(time.Now().Add(time.Hour))
+		}, "implicit", ""},
+		"a whole answer, and then cut": {func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "4")
+			cut(w, r)
+			<-r.Context().Done()
+		}, "ok", ""},
+	} {
+		s := newShelf()
+		srv := httptest.NewUnstartedServer(capture.Middleware(s, nil)(c.h))
+		srv.Config.ErrorLog = discardLog()
+		srv.EnableHTTP2 = true
+		srv.StartTLS()
+		ctx, cancel := context.WithCancel(t.Context())
+		if strings.HasPrefix(name, "left") {
+			go func() { <-left; cancel() }()
+		}
+		if resp, err := srv.Client().Do(must(http.NewRequestWithContext(ctx, "GET", srv.URL, nil))); err == nil {
+			io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		}
+		if x := s.next(t); x.Outcome != c.outcome || x.Side != c.side {
+			t.Errorf("%s: %q, side %q; want %q, %q", name, x.Outcome, x.Side, c.outcome, c.side)
+		}
+		cancel()
+		srv.Close()
 	}
 }
 

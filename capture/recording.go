@@ -37,6 +37,7 @@ type recording struct {
 	sniffing          bool // the response has no Content-Type and is too short to guess one
 	complete          bool // the request's body was read to its end
 	readErr, writeErr error
+	left, cut         bool       // the client, before the header; the answer, by the handler
 	phase             Phase      // when something went wrong first; empty if nothing did
 	noBodies          SkipReason // set when bodies are out whatever comes
 }
@@ -111,6 +112,7 @@ func (rec *recording) Header(status int, h http.Header) {
 		return
 	}
 	if cancelled(rec.Context) { // an answer to nobody
+		rec.left = true
 		rec.failedLocked(rec.phaseLocked())
 	}
 	x.Status, x.FirstByte = status, now.Sub(x.Start)
@@ -201,6 +203,20 @@ func (rec *recording) Flushing() {
 	}
 }
 
+// WriteDeadline notes that the handler breaks the answer off. It is the last moment to
+// tell that from the client's leaving: over HTTP/2 both cancel the context.
+func (rec *recording) WriteDeadline(t time.Time) {
+	if t.IsZero() || t.After(time.Now()) || cancelled(rec.Context) {
+		return
+	}
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	if rec.x != nil && rec.writeErr == nil {
+		rec.cut = true
+		rec.failedLocked(rec.phaseLocked())
+	}
+}
+
 // sniffLocked decides by the first bytes of a response without a Content-Type.
 func (rec *recording) sniffLocked(first []byte) {
 	rec.sniffing = false
@@ -287,7 +303,7 @@ func (rec *recording) close(cause any) *Exchange {
 	how := ending{
 		returned: rec.returned, hijacked: hijacked, implicit: implicit,
 		cause: cause, cancelled: cancelled(rec.Context),
-		readErr: rec.readErr, writeErr: rec.writeErr,
+		left: rec.left, cut: rec.cut, readErr: rec.readErr, writeErr: rec.writeErr,
 		full: resp.Body.Size == resp.Body.Declared,
 	}
 	x.Outcome = how.outcome()

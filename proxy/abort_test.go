@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"bufio"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -108,6 +109,48 @@ func TestBrokenAnswerDuringUpload(t *testing.T) {
 	res := dial(t, s.URL).send(t, "POST", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf")
 	if b, err := io.ReadAll(res.Body); err != io.ErrUnexpectedEOF {
 		t.Errorf("%d %q, %v; want an unexpected EOF", res.StatusCode, b, err)
+	}
+}
+
+// HTTP/1.0 knows no chunks: what has no length ends where its connection is
+// closed, which many a proxy in front still relies on. A break must look unlike.
+func TestBrokenAnswerHTTP10(t *testing.T) {
+	noLeaks(t)
+	const half, raw = bodySize / 2, "GET / HTTP/1.0\r\nHost: a\r\n\r\n"
+	for name, up := range dying(t, half) {
+		p := newProxy(t, func(cfg *proxy.Config) {
+			if up.TLS != nil {
+				cfg.TLS = up.Client().Transport.(*http.Transport).TLSClientConfig
+			}
+		}, up.URL)
+		for above, h := range map[string]http.Handler{"nothing": p, "a recovering middleware": recovering(p)} {
+			res := dial(t, serve(t, h).URL).send(t, "GET", raw)
+			if n, err := io.Copy(io.Discard, res.Body); res.StatusCode != 200 || err == nil {
+				t.Errorf("%s under %s: %d with %d bytes and a clean end", name, above, res.StatusCode, n)
+			}
+			s := serveH2(t, h) // speaks HTTP/1 when asked
+			c, err := tls.Dial("tcp", strings.TrimPrefix(s.URL, "https://"), s.Client().Transport.(*http.Transport).TLSClientConfig)
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.WriteString(c, raw)
+			if res, err = http.ReadResponse(bufio.NewReader(c), nil); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := io.Copy(io.Discard, res.Body); err == nil {
+				t.Errorf("%s under %s, TLS: %d bytes and a clean end", name, above, n)
+			}
+			c.Close()
+		}
+	}
+	res := dial(t, serve(t, bare(t, dying(t, half)["chunked"].URL)).URL).send(t, "GET", raw)
+	if n, err := io.Copy(io.Discard, res.Body); err != nil {
+		t.Errorf("through a bare ReverseProxy: %d bytes, %v; the trap is closed upstream", n, err)
+	}
+	whole := answer(t, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nwhole\r\n0\r\n\r\n")
+	res = dial(t, serve(t, newProxy(t, nil, whole)).URL).send(t, "GET", raw)
+	if b, err := io.ReadAll(res.Body); string(b) != "whole" || err != nil {
+		t.Errorf("a whole answer: %q, %v", b, err)
 	}
 }
 

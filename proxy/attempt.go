@@ -12,6 +12,32 @@ import (
 	"github.com/goweir/weir/internal/fifo"
 )
 
+// An attempt is one try to get an answer from an upstream.
+type attempt struct {
+	upstream *upstream
+	number   int // from 1
+	trigger  Trigger
+	start    time.Time // zero without an Observer
+}
+
+type attemptKey struct{}
+
+// context returns ctx for a request that is sent again. First attempts do
+// without: a value costs an allocation.
+func (a *attempt) context(ctx context.Context) context.Context {
+	return context.WithValue(ctx, attemptKey{}, *a)
+}
+
+// AttemptFrom returns which attempt it is whose request has this context, from
+// 1, and what it was made for. It is meant for a RoundTripper by
+// Config.WrapTransport; any other context is taken for a first attempt's.
+func AttemptFrom(ctx context.Context) (number int, why Trigger) {
+	if a, ok := ctx.Value(attemptKey{}).(attempt); ok {
+		return a.number, a.trigger
+	}
+	return 1, TriggerFirst
+}
+
 // unavailable is why a request was sent to no upstream.
 type unavailable struct {
 	reason Reason
@@ -84,7 +110,11 @@ func (p *pool) refusal() error {
 func (x *exchange) wait(up *upstream) error {
 	ctx, cancel := context.WithTimeoutCause(x.in.Context(), x.proxy.cfg.InFlight.Wait, errBusy)
 	defer cancel()
+	start := x.proxy.observedAt()
 	err := up.line.Acquire(ctx, 0, 1)
+	if x.proxy.cfg.Observer != nil {
+		x.observeWait(up, start, err)
+	}
 	if errors.Is(err, fifo.ErrFull) {
 		err = errBusy
 	}
@@ -105,6 +135,7 @@ func (x *exchange) hold(up *upstream) bool {
 	}
 	x.upstream, x.ticket, x.held = up, t, true
 	up.inFlight.Add(1)
+	x.proxy.noteReturn(up)
 	return true
 }
 
@@ -134,6 +165,9 @@ func (x *exchange) judge(res *http.Response, err error) {
 
 // blame tells the upstream's failures from the client's.
 func (x *exchange) blame(err error) outcome {
+	if errors.Is(err, errTotal) {
+		return noSign
+	}
 	switch x.status(err) {
 	case http.StatusBadGateway, http.StatusGatewayTimeout:
 		return failure
@@ -147,7 +181,7 @@ func (x *exchange) judgeEnd() {
 	o := noSign
 	switch {
 	case x.pending == noEnd:
-	case x.body.err != nil && x.idle != errClientIdle && x.in.Context().Err() == nil:
+	case x.body.err != nil && x.idle != errClientIdle && x.idle != errTotal && x.in.Context().Err() == nil:
 		o = failure
 	case x.body.ended && x.pending == anyEnd:
 		o = success

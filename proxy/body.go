@@ -15,6 +15,7 @@ type body struct {
 	watch *watch
 	begun bool // the header is out: ReverseProxy reads only then
 	ended bool // all of it was read
+	bytes int64
 	err   error
 }
 
@@ -23,6 +24,7 @@ func (b *body) Read(p []byte) (int, error) {
 	b.watch.await(answerTrack, upstreamSide)
 	n, err := b.src.Read(p)
 	b.watch.await(answerTrack, clientSide)
+	b.bytes += int64(n)
 	if err == io.EOF {
 		b.ended = true
 	} else if err != nil {
@@ -45,6 +47,7 @@ type upload struct {
 	stopped atomic.Bool
 	closed  atomic.Bool
 	ended   atomic.Bool           // all of it was read
+	bytes   atomic.Int64          // that were
 	err     atomic.Pointer[error] // why it failed, unless closed before
 }
 
@@ -79,8 +82,12 @@ func (u *upload) Read(p []byte) (int, error) {
 	}
 	u.watch.await(requestTrack, clientSide)
 	n, err := u.read(p)
+	u.bytes.Add(int64(n))
 	if err == nil {
 		u.watch.await(requestTrack, upstreamSide)
+		if u.closed.Load() {
+			u.watch.await(requestTrack, nobody) // Close may have been first
+		}
 		return n, nil
 	}
 	u.watch.await(requestTrack, nobody) // ResponseHeader takes over
@@ -106,8 +113,14 @@ func (u *upload) read(p []byte) (int, error) {
 // it. The server does.
 func (u *upload) Close() error {
 	u.closed.Store(true)
+	if !u.retired() {
+		u.watch.await(requestTrack, nobody)
+	}
 	return nil
 }
+
+// retired reports whether the track is another attempt's now.
+func (u *upload) retired() bool { return u.stopped.Load() || u.state.Load() == sealed }
 
 // unfinished reports whether the client may still be sending.
 func (u *upload) unfinished() bool { return u != nil && !u.ended.Load() }

@@ -189,7 +189,11 @@ func (b *breaker) public() BreakerState {
 	if b == nil {
 		return BreakerNone
 	}
-	switch b.now() {
+	return publicState(b.now())
+}
+
+func publicState(s gobreaker.State) BreakerState {
+	switch s {
 	case gobreaker.StateOpen:
 		return BreakerOpen
 	case gobreaker.StateHalfOpen:
@@ -285,5 +289,6 @@ func (p *Proxy) logBreaker(up *upstream) func(gobreaker.State) {
 			level = slog.LevelError
 		}
 		p.tell(level, "proxy: breaker is "+to.String(), up)
+		p.observe(Event{Kind: EventBreaker, Upstream: up.name, State: publicState(to), Start: time.Now()})
 	}
 }

@@ -157,8 +157,13 @@ type Config struct {
 	// and returns the one to use: to trace each attempt, to add credentials.
 	// What it returns must be safe for concurrent use, must not buffer bodies,
 	// and must return the body of a 101 response unwrapped or with its Write
-	// method. A nil result is a fault. Nil: the transport is used as built.
+	// method. A nil result is a fault. A request that is sent again passes it again
+	// ([AttemptFrom]). Nil: the transport is used as built.
 	WrapTransport func(http.RoundTripper) http.RoundTripper
+
+	// Observer is told how requests and attempts end, and what happens to
+	// upstreams, for metrics and traces. Nil: nobody is.
+	Observer Observer
 
 	// ErrorLog gets what clients are not told: why an answer was 502, where a
 	// body broke off. Faults of the upstream are logged at level Error, those
@@ -216,8 +221,8 @@ func (f *InFlight) resolve(fault func(string, ...any)) {
 	f.Wait = cmp.Or(f.Wait, time.Second)
 }
 
-// Timeouts bound the phases of an exchange. Each is for one step, not for the
-// whole: an exchange that moves may last for ever. For every field, 0 means the
+// Timeouts bound the phases of an exchange. Each but Total is for one step, not
+// for the whole: an exchange that moves may last for ever. For every field, 0 means the
 // default stated there and a negative value means none.
 type Timeouts struct {
 	_ [0]func() // keyed literals only: fields will be added
@@ -255,6 +260,14 @@ type Timeouts struct {
 	// an answer ends.
 	ClientIdle time.Duration
 
+	// Total bounds a whole exchange, however well it moves: from when it is first
+	// sent to an upstream until its answer has ended. If no header was sent yet
+	// the answer is 504, else it is broken off. It says nothing of the upstream to
+	// Ejection and Breaker, as it may be the client who is slow. Upgraded
+	// connections have none. Default none: most streams, and downloads of slow
+	// clients, may take as long as they like.
+	Total time.Duration
+
 	// TunnelIdle bounds how long nothing at all is sent through a tunnel (an
 	// upgraded connection), in either direction. Then both ends of the WebSocket
 	// get a Close frame with status 1001, and a second later both connections
@@ -284,6 +297,7 @@ func (t Timeouts) resolved() Timeouts {
 		{&t.ExpectContinue, time.Second},
 		{&t.UpstreamIdle, 60 * time.Second},
 		{&t.ClientIdle, 60 * time.Second},
+		{&t.Total, 0},
 		{&t.TunnelIdle, time.Hour},
 		{&t.IdleConn, 90 * time.Second},
 		{&t.ConnAge, 10 * time.Minute},

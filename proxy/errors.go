@@ -50,7 +50,7 @@ var details = map[int]problem.Details{
 // client's own faults come first, because they are what made the upstream's
 // side fail.
 func (x *exchange) status(err error) int {
-	if x.upload != nil && !errors.Is(err, errUpstreamIdle) {
+	if x.upload != nil && !errors.Is(err, errUpstreamIdle) && !errors.Is(err, errTotal) {
 		if failure := x.upload.err.Load(); failure != nil {
 			return x.uploadStatus(*failure)
 		}
@@ -67,7 +67,7 @@ func (x *exchange) status(err error) int {
 	switch {
 	case errors.Is(err, errClientIdle):
 		return http.StatusRequestTimeout
-	case errors.Is(err, errUpstreamIdle):
+	case errors.Is(err, errUpstreamIdle), errors.Is(err, errTotal):
 		return http.StatusGatewayTimeout
 	case errors.Is(err, errShutdown):
 		return http.StatusServiceUnavailable
@@ -106,22 +106,28 @@ func (x *exchange) uploadStatus(err error) int {
 // fail is ReverseProxy's ErrorHandler. No final header was sent yet, unless the
 // connection was hijacked.
 func (x *exchange) fail(w http.ResponseWriter, _ *http.Request, err error) {
+	v := &x.verdict
 	if x.tunnel != nil && x.tunnel.writer.Hijacked() {
+		*v = verdict{result: OutcomeLeft, side: SideClient, phase: PhaseTunnel, err: err}
 		x.log(statusClientClosed, "proxy: tunnel not opened", err)
 		return
 	}
 	status := x.status(err)
+	cause := x.cause(status, err)
+	*v = verdict{OutcomeFailed, x.side(status, err), x.phase(err), status, cause.Reason, err}
+	if status == statusClientClosed {
+		v.result = OutcomeLeft
+	}
 	x.log(status, "proxy: request failed", err)
 	if status == http.StatusRequestTimeout && x.in.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close") // RFC 9110 section 15.5.9
 	}
-	cause := x.cause(status, err)
 	if cause.Reason == 0 || x.proxy.cfg.Fallback == nil {
 		cause.write(w)
 		return
 	}
 	x.watch.stop()
-	x.fellBack = true
+	x.fellBack, v.result = true, OutcomeFallback
 	r := x.in
 	if x.upload != nil {
 		if x.upload.untouched() && x.upload.replay.empty() {
@@ -131,20 +137,7 @@ func (x *exchange) fail(w http.ResponseWriter, _ *http.Request, err error) {
 			r.Body = usedBody{}
 		}
 	}
-	x.proxy.fallBack(w, r, cause)
-}
-
-// logCut logs why an answer was broken off; left says whether the client had
-// gone before.
-func (x *exchange) logCut(left bool) {
-	switch err := x.body.err; {
-	case x.idle == errClientIdle || left:
-		x.log(statusClientClosed, "proxy: client left an answer", errors.Join(x.idle, err))
-	case err != nil:
-		x.log(http.StatusBadGateway, "proxy: answer broken off", errors.Join(x.idle, err))
-	default:
-		x.log(statusClientClosed, "proxy: answer could not be written", nil)
-	}
+	x.proxy.fallBack(w, r, cause, &v.status)
 }
 
 // upstreamName is empty if the request was sent to none.
@@ -174,6 +167,9 @@ func (x *exchange) log(status int, msg string, err error, more ...slog.Attr) {
 		slog.String("path", x.in.URL.Path),
 		slog.String("upstream", x.upstreamName()),
 		slog.Int("status", status),
+	}
+	if x.verdict.side != "" {
+		attrs = append(attrs, slog.String("side", string(x.verdict.side)), slog.String("phase", string(x.verdict.phase)))
 	}
 	if id := x.forwarded.id[0]; id != "" {
 		attrs = append(attrs, slog.String("request_id", id))

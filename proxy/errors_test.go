@@ -255,6 +255,14 @@ func TestDeadlineOfMiddleware(t *testing.T) {
 		p.ServeHTTP(w, r.WithContext(ctx))
 	}))
 	problemOf(t, dial(t, s.URL).send(t, "GET", "GET / HTTP/1.1\r\nHost: a\r\n\r\n"), 504)
+
+	var out lockedBuffer
+	p = newProxy(t, func(cfg *proxy.Config) { cfg.ErrorLog = slog.New(slog.NewTextHandler(&out, nil)) }, hanging(okChunked+"4\r\nhalf\r\n")(t))
+	res := dial(t, s.URL).send(t, "GET", "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	if b, err := io.ReadAll(res.Body); string(b) != "half" || err == nil {
+		t.Errorf("%q, %v", b, err)
+	}
+	eventually(t, "the log says that the client did not leave", func() bool { return strings.Contains(out.String(), "answer broken off") })
 }
 
 // A panic of somebody else's code passes unchanged, and while no header was sent

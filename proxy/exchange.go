@@ -34,6 +34,11 @@ type exchange struct {
 	sent     bool    // an upstream may have got the request
 	fellBack bool
 
+	start    time.Time // zero without an Observer, as is attempt.start
+	attempt  attempt   // the latest
+	answered int       // the status that was passed on
+	verdict  verdict
+
 	reverse   httputil.ReverseProxy
 	cancel    context.CancelCauseFunc // nil before RoundTrip
 	trace     httptrace.ClientTrace
@@ -49,6 +54,7 @@ type exchange struct {
 var (
 	errUpstreamIdle = errors.New("upstream left a body unmoved for too long")
 	errClientIdle   = errors.New("client left a body unmoved for too long")
+	errTotal        = errors.New("the exchange took longer than Timeouts.Total")
 )
 
 // lastFlush is how long a client may take to accept what is left to send when
@@ -61,6 +67,7 @@ var past = time.Unix(1, 0)
 func (x *exchange) serve(w http.ResponseWriter) {
 	x.w = w
 	if x.tunnel != nil {
+		x.tunnel.exchange = x
 		x.w = x.tunnel.writer.Wrap(w, x.tunnel)
 	}
 	if x.proxy.cfg.FullDuplex && x.in.ProtoMajor == 1 && x.in.ContentLength != 0 {
@@ -79,7 +86,21 @@ func (x *exchange) serve(w http.ResponseWriter) {
 		ErrorLog:     x.proxy.discard, // it has no context: see finish
 	}
 	done := false
-	defer func() { x.finish(done) }()
+	defer func() {
+		var cause any
+		if !done {
+			// Panics again before this returns: the stack that a server prints
+			// still begins where it happened.
+			if cause = recover(); cause != nil {
+				defer panic(cause)
+			}
+		}
+		// Before finish cuts an answer off, which over HTTP/2 cancels this context
+		// as the client does when it leaves.
+		gone := x.in.Context().Err()
+		x.finish(done)
+		x.conclude(done, cause, gone)
+	}()
 	x.reverse.ServeHTTP(x.w, x.in)
 	if x.body.err != nil {
 		// ReverseProxy panics only below an http.Server. Others, too, must be
@@ -103,30 +124,16 @@ func (x *exchange) finish(done bool) {
 		}
 	}
 	if x.fellBack && !done {
-		return // the handler that answered has broken off, and has seen to it
+		return // fallBack has broken off, if anything was sent
 	}
 	rc := http.NewResponseController(innermost(x.w))
 	if !done && x.body.begun {
-		// Before the cut, which over HTTP/2 cancels this context as the client
-		// does when it leaves.
-		left := x.in.Context().Err() != nil
-		// Something above may recover the panic and return, and the server
-		// would then end a chunked body properly: half an answer becomes a
-		// whole one (golang/go#28239 is of this kind). With its deadline missed
-		// the connection can only break, and an HTTP/2 stream is reset.
-		if x.body.err != nil && x.idle != errClientIdle {
-			// What came before the break is the client's, who may continue
-			// from there.
-			rc.SetWriteDeadline(time.Now().Add(lastFlush))
-			http.NewResponseController(x.w).Flush()
-		}
-		rc.SetWriteDeadline(past)
+		breakOff(x.w, x.in, x.body.err != nil && x.idle != errClientIdle)
 		if x.upload.unfinished() {
 			// Only then: otherwise the only read is the server's own, and ending
 			// it would look as if the client had left.
 			x.upload.stop(rc)
 		}
-		x.logCut(left)
 		return
 	}
 	limit := x.proxy.cfg.Timeouts.ClientIdle
@@ -152,6 +159,46 @@ func (x *exchange) finish(done bool) {
 		}
 	}
 	rc.SetWriteDeadline(write)
+}
+
+// breakOff sees to it that a client takes what it got for a part of the answer.
+// Something above may recover the panic and return, and the server would then
+// end a chunked body properly: half an answer becomes a whole one
+// (golang/go#28239 is of this kind). With its deadline missed the connection can
+// only break, and an HTTP/2 stream is reset.
+func breakOff(w http.ResponseWriter, r *http.Request, flush bool) {
+	spoil(r)
+	rc := http.NewResponseController(innermost(w))
+	if flush {
+		// What came before the break is the client's, who may continue from
+		// there.
+		rc.SetWriteDeadline(time.Now().Add(lastFlush))
+		http.NewResponseController(w).Flush()
+	}
+	// By way of what is around, which may record that it was not the client, and
+	// below past whatever keeps a deadline for itself.
+	http.NewResponseController(w).SetWriteDeadline(past)
+	if !r.ProtoAtLeast(1, 1) && w.Header().Get("Content-Length") == "" {
+		reset(rc)
+	}
+	rc.SetWriteDeadline(past)
+}
+
+// reset makes an end of the connection that is none of the answer: over HTTP/1.0
+// an answer without a length ends where its connection is closed, be it by TCP or
+// by TLS, so that neither must be closed in good order.
+func reset(rc *http.ResponseController) {
+	conn, _, err := rc.Hijack()
+	if err != nil {
+		return
+	}
+	if t, ok := conn.(interface{ NetConn() net.Conn }); ok { // a *tls.Conn
+		conn = t.NetConn()
+	}
+	if t, ok := conn.(interface{ SetLinger(int) error }); ok { // a *net.TCPConn
+		t.SetLinger(0)
+	}
+	conn.Close()
 }
 
 // leftover reports whether a part of the request's body may not have been read.
@@ -192,6 +239,19 @@ func (x *exchange) expire(t track, s side) {
 	}
 }
 
+// expireTotal is expire for all sides at once.
+func (x *exchange) expireTotal(waits [2]side) {
+	x.idle = errTotal
+	x.cancel(x.idle)
+	rc := http.NewResponseController(innermost(x.w))
+	if waits[requestTrack] == clientSide {
+		rc.SetReadDeadline(past)
+	}
+	if waits[answerTrack] == clientSide {
+		rc.SetWriteDeadline(past)
+	}
+}
+
 func innermost(w http.ResponseWriter) http.ResponseWriter {
 	for {
 		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
@@ -226,6 +286,9 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 	}
 	for {
 		res, err := x.send(out)
+		if x.proxy.cfg.Observer != nil {
+			x.observeAttempt(x.attempt, res, err)
+		}
 		x.sent = x.sent || !isDialError(err)
 		x.judge(res, err)
 		if x.tryAgain(res, err) {
@@ -242,6 +305,9 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 			res.Body.Close()
 			x.body = body{}
 			return nil, &badStatus{res.StatusCode}
+		}
+		if err == nil {
+			x.answered = res.StatusCode
 		}
 		return res, err
 	}
@@ -260,9 +326,15 @@ func (x *exchange) send(out *http.Request) (*http.Response, error) {
 	// ReverseProxy's trace hook behind: see informer.
 	ctx, cancel := context.WithCancelCause(x.in.Context())
 	trace := &x.trace
+	x.attempt.upstream, x.attempt.number = x.upstream, len(x.tried)+1
+	x.attempt.start = x.proxy.observedAt()
 	if attempt := len(x.tried); attempt == 0 {
+		x.attempt.trigger = TriggerFirst
 		x.cancel = cancel
 		trace.Got1xxResponse = x.got1xx
+		if total := x.proxy.cfg.Timeouts.Total; total > 0 && x.tunnel == nil {
+			x.watch.bound(total)
+		}
 	} else {
 		if !x.watch.renew(func() { x.cancel = cancel }) {
 			cancel(nil)
@@ -273,6 +345,7 @@ func (x *exchange) send(out *http.Request) (*http.Response, error) {
 			return x.relay(attempt, status, fields)
 		}}
 		x.informer.begin(attempt)
+		ctx = x.attempt.context(ctx)
 	}
 	target := out.URL
 	out = out.WithContext(httptrace.WithClientTrace(ctx, trace))
@@ -296,8 +369,11 @@ func (x *exchange) send(out *http.Request) (*http.Response, error) {
 	x.informer.settle()
 	if err != nil {
 		// The cause says more than "context canceled", if it is one of ours.
-		if cause := context.Cause(ctx); cause != nil && x.in.Context().Err() == nil && !errors.Is(err, cause) {
-			err = fmt.Errorf("%w: %w", cause, err)
+		switch cause := context.Cause(ctx); cause {
+		case errUpstreamIdle, errClientIdle, errTotal:
+			if !errors.Is(err, cause) {
+				err = fmt.Errorf("%w: %w", cause, err)
+			}
 		}
 		return nil, err
 	}
@@ -305,10 +381,10 @@ func (x *exchange) send(out *http.Request) (*http.Response, error) {
 		res.Body = http.NoBody
 	}
 	if res.StatusCode == http.StatusSwitchingProtocols {
-		x.watch.stop()
 		if err := x.tunnel.accept(x.in.Context(), res); err != nil {
-			return nil, err
+			return nil, err // after which the watch may have another attempt to see to
 		}
+		x.watch.stop()
 		return res, nil
 	}
 	if res.StatusCode < 200 || res.StatusCode > 999 {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/goweir/weir/internal/problem"
+	"github.com/goweir/weir/internal/respwriter"
 )
 
 // A Reason is why a request was handed to the fallback.
@@ -119,17 +120,44 @@ func (p *Proxy) ForceFallback(on bool) { p.forced.Store(on) }
 // FallbackForced reports what ForceFallback was called with last.
 func (p *Proxy) FallbackForced() bool { return p.forced.Load() }
 
+// serveForced answers a request because of ForceFallback.
+func (p *Proxy) serveForced(w http.ResponseWriter, r *http.Request, start time.Time) {
+	v := verdict{side: SideServer, phase: PhaseCheck, status: http.StatusServiceUnavailable, reason: Forced}
+	v.result = OutcomeFailed
+	if p.cfg.Fallback != nil {
+		v.result = OutcomeAborted // unless it returns
+	}
+	defer func() { p.observeRequest(r, start, v) }()
+	p.fallBack(w, r, &Cause{Reason: Forced, Status: v.status}, &v.status)
+	if p.cfg.Fallback != nil {
+		v.result = OutcomeFallback
+	}
+}
+
 // fallBack answers r in place of an upstream. Nothing but informational
-// responses was sent so far.
-func (p *Proxy) fallBack(w http.ResponseWriter, r *http.Request, cause *Cause) {
+// responses was sent so far. status is set to that of its answer, 0 if there was
+// none.
+func (p *Proxy) fallBack(w http.ResponseWriter, r *http.Request, cause *Cause, status *int) {
 	if p.cfg.Fallback == nil {
 		cause.write(w)
 		return
 	}
-	if k, ok := r.Context().Value(keepingKey{}).(*keeping); ok {
-		k.fellBack = true
+	if o := p.cfg.Observer; o != nil {
+		o.Observe(r.Context(), Event{Kind: EventFallback, Route: r.Pattern, Upstream: cause.Upstream, Reason: cause.Reason,
+			Status: cause.Status, Start: time.Now(), Err: cause.Err})
 	}
-	p.cfg.Fallback.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), causeKey{}, cause)))
+	spoil(r)
+	var answer respwriter.Writer
+	returned := false
+	defer func() {
+		answer.Finish(returned)
+		*status = answer.Status()
+		if !returned && answer.Status() != 0 && !answer.Hijacked() {
+			breakOff(w, r, true)
+		}
+	}()
+	p.cfg.Fallback.ServeHTTP(answer.Wrap(w, respwriter.NoHooks{}), r.WithContext(context.WithValue(r.Context(), causeKey{}, cause)))
+	returned = true
 }
 
 // usedBody is the body of a request of which an upstream has read a part.

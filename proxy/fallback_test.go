@@ -175,6 +175,43 @@ func TestFallbackThatBreaksOff(t *testing.T) {
 	}
 }
 
+// So does any other handler, which panics as handlers do and leaves the rest to
+// the server; and before it has answered, others still can.
+func TestFallbackThatPanics(t *testing.T) {
+	noLeaks(t)
+	dead := answer(t, "")
+	half := answer(t, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
+	for _, tt := range []struct {
+		name     string
+		fallback http.Handler
+		status   int
+	}{
+		{"after the header", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "half"); panic("mine") }), 200},
+		{"a bare ReverseProxy", bare(t, half), 200},
+		{"before the header", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("mine") }), 500},
+	} {
+		for _, forced := range []bool{false, true} {
+			p := newProxy(t, func(cfg *proxy.Config) { cfg.Fallback = tt.fallback }, dead)
+			p.ForceFallback(forced)
+			h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				defer func() {
+					if recover() != nil && tt.status == 500 {
+						w.WriteHeader(500)
+					}
+				}()
+				p.ServeHTTP(w, r)
+			})
+			for name, s := range map[string]*httptest.Server{"h1": serve(t, h), "h2": serveH2(t, h)} {
+				code, _, body, err := get(s.Client(), s.URL)
+				if tt.status == 500 && (code != 500 || err != nil) || tt.status == 200 && err == nil {
+					t.Errorf("%s, %s, forced %t: %d %q, %v", tt.name, name, forced, code, body, err)
+				}
+				s.Client().CloseIdleConnections()
+			}
+		}
+	}
+}
+
 func TestForceFallbackAndBack(t *testing.T) {
 	f := newFleet()
 	p := newProxy(t, func(cfg *proxy.Config) {

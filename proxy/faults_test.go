@@ -380,7 +380,7 @@ type panicking struct{}
 
 func (panicking) Read([]byte) (int, error) { panic("of a body") }
 
-// A logLines is a slog.Handler that keeps message and status.
+// A logLines is a slog.Handler that keeps message, status, side and phase.
 type logLines struct {
 	slog.Handler
 	mu  sync.Mutex
@@ -392,7 +392,7 @@ func (l *logLines) Enabled(context.Context, slog.Level) bool { return true }
 func (l *logLines) Handle(_ context.Context, r slog.Record) error {
 	line := strings.TrimPrefix(r.Message, "proxy: ")
 	r.Attrs(func(a slog.Attr) bool {
-		if a.Key == "status" {
+		if a.Key == "status" || a.Key == "side" || a.Key == "phase" {
 			line += ", " + a.Value.String()
 		}
 		return true
@@ -412,10 +412,10 @@ func (f fault) observe(t *testing.T, proto string) (columns []string) {
 	} else {
 		up = answer(t, "HTTP/1.1 204 No Content\r\n\r\n")
 	}
-	logged := &logLines{}
+	logged, told := &logLines{}, &notebook{}
 	reach := make(chan struct{}, 1)
 	p := newProxy(t, func(cfg *proxy.Config) {
-		cfg.ErrorLog = slog.New(logged)
+		cfg.ErrorLog, cfg.Observer = slog.New(logged), told
 		switch f.limit {
 		case "TLSHandshake":
 			cfg.Timeouts.TLSHandshake = faultLimit
@@ -489,11 +489,7 @@ func (f fault) observe(t *testing.T, proto string) (columns []string) {
 	if strings.HasPrefix(record, "200") && strings.HasSuffix(client, "RST_STREAM INTERNAL_ERROR") {
 		client = "200 or no answer, then RST_STREAM INTERNAL_ERROR" // net/http's client may see the reset first
 	}
-	if proto == "HTTP/2" && strings.HasPrefix(log, "answer broken off") {
-		// To reset the stream cancels the request's context. Whether capture
-		// sees that first is a matter of chance.
-		record = strings.NewReplacer("`abort`", "`abort` or `client_gone`", "`client_gone`", "`abort` or `client_gone`").Replace(record)
-	}
+	told.agree(t, log)
 	return []string{client, bound, record, log}
 }
 
@@ -510,10 +506,9 @@ Written by the tests: ` + "`go test -run Faults ./proxy -update`" + `. Each row 
 - **Client sees**: the status, "problem" if the body is application/problem+json, and how the body ends. A clean end
   stands only where the upstream's was one, or cannot be told from one.
 - **Ended by**: the field of ` + "`Timeouts`" + ` that ends it, or "at once".
-- **Record**: status and outcome in capture's record, which exists for every row. Breaking off an answer over HTTP/2
-  cancels the request's context as a client's leaving does, so that the outcome may be either; the log tells them apart.
-- **Log**: what the proxy logs, with the status that says whose fault it was: 400 to 499 the client's, 500 and more the
-  upstream's.
+- **Record**: status and outcome in capture's record, which exists for every row.
+- **Log**: what the proxy logs: a status for what went wrong, which the client may not have got, whose fault it was, and
+  in which phase. An Observer is told the same.
 - **Returned**: goroutines and descriptors are as many afterwards as before.
 `
 

@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-
 	"sync"
 	"sync/atomic"
 	"time"
@@ -104,6 +103,7 @@ type health struct {
 	down atomic.Bool // by CheckHealth
 
 	until atomic.Int64 // ejected until then, in nanoseconds since 1970
+	out   atomic.Bool  // ejected, and its return was not told yet
 
 	mu       sync.Mutex
 	failures int // in a row
@@ -156,12 +156,29 @@ func (p *Proxy) note(up *upstream, o outcome) {
 	h.failures++
 	due := h.failures >= e.Failures && !h.ejected(now)
 	h.mu.Unlock()
-	if due {
-		p.eject(up, now)
+	if !due {
+		return
+	}
+	if d := p.eject(up, now); d > 0 {
+		p.tell(slog.LevelWarn, "proxy: upstream ejected", up, slog.Duration("for", d))
+		p.observe(Event{Kind: EventEjected, Upstream: up.name, Start: now, Duration: d})
 	}
 }
 
-func (p *Proxy) eject(up *upstream, now time.Time) {
+// noteReturn tells that a request is sent to an upstream that was ejected.
+func (p *Proxy) noteReturn(up *upstream) {
+	h := &up.health
+	if !h.out.Load() {
+		return
+	}
+	if now := time.Now(); !h.ejected(now) && h.out.CompareAndSwap(true, false) {
+		p.tell(slog.LevelInfo, "proxy: upstream is tried again", up)
+		p.observe(Event{Kind: EventReturned, Upstream: up.name, Start: now})
+	}
+}
+
+// eject returns for how long it has ejected up; 0 if it has not.
+func (p *Proxy) eject(up *upstream, now time.Time) time.Duration {
 	p.ejecting.Lock() // so that two at once do not both take the last place
 	defer p.ejecting.Unlock()
 	all := p.pool.Load().upstreams
@@ -172,13 +189,13 @@ func (p *Proxy) eject(up *upstream, now time.Time) {
 		}
 	}
 	if out++; out >= len(all) || float64(out) > p.cfg.Ejection.Share*float64(len(all)) {
-		return
+		return 0
 	}
 	h := &up.health
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	if h.ejected(now) {
-		h.mu.Unlock()
-		return
+		return 0
 	}
 	d := p.cfg.Ejection.For
 	for range h.times {
@@ -188,8 +205,8 @@ func (p *Proxy) eject(up *upstream, now time.Time) {
 	}
 	h.times++
 	h.until.Store(now.Add(d).UnixNano())
-	h.mu.Unlock()
-	p.tell(slog.LevelWarn, "proxy: upstream ejected", up, slog.Duration("for", d))
+	h.out.Store(true)
+	return d
 }
 
 // tell logs what is not about one request.
@@ -220,7 +237,9 @@ func (p *Proxy) CheckHealth(ctx context.Context) error {
 	defer p.checking.Unlock()
 	defer func() {
 		for _, up := range p.pool.Load().upstreams {
-			up.health.down.Store(false)
+			if up.health.down.Swap(false) {
+				p.observe(Event{Kind: EventUp, Upstream: up.name, Start: time.Now()})
+			}
 		}
 	}()
 	tick := time.NewTicker(p.cfg.HealthCheck.Interval)
@@ -249,12 +268,14 @@ func (p *Proxy) askOne(ctx context.Context, up *upstream) {
 		h.good, h.bad = h.good+1, 0
 		if h.good >= p.cfg.HealthCheck.Up && h.down.CompareAndSwap(true, false) {
 			p.tell(slog.LevelInfo, "proxy: upstream is up", up)
+			p.observe(Event{Kind: EventUp, Upstream: up.name, Start: time.Now()})
 		}
 		return
 	}
 	h.good, h.bad = 0, h.bad+1
 	if h.bad >= p.cfg.HealthCheck.Down && h.down.CompareAndSwap(false, true) {
 		p.tell(slog.LevelError, "proxy: upstream is down", up, slog.String("error", err.Error()))
+		p.observe(Event{Kind: EventDown, Upstream: up.name, Start: time.Now(), Err: err})
 	}
 }
 
@@ -273,9 +294,11 @@ func (p *Proxy) ask(ctx context.Context, up *upstream) error {
 	if err != nil {
 		return err
 	}
-	// Read, so that the connection can be used again, but not without end.
-	_, err = io.Copy(io.Discard, io.LimitReader(res.Body, 64<<10))
-	res.Body.Close()
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusSwitchingProtocols { // what follows that has no end, and does not heed ctx
+		// Read, so that the connection can be used again, but not without end.
+		_, err = io.Copy(io.Discard, io.LimitReader(res.Body, 64<<10))
+	}
 	if err == nil && (res.StatusCode < 200 || res.StatusCode > 299) {
 		err = fmt.Errorf("health check was answered with status %d", res.StatusCode)
 	}

@@ -1,11 +1,13 @@
 package proxy_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -328,4 +330,27 @@ func TestEjectedOnesAreUsedRatherThanNone(t *testing.T) {
 		cancel()
 		<-done
 	})
+}
+
+// An upstream that switches protocols when it is asked for its health is not
+// well, and keeps nobody waiting: such a connection has no end of its own.
+func TestCheckHealthOfOneThatSwitches(t *testing.T) {
+	noLeaks(t)
+	closed := make(chan bool, 10)
+	up := script(t, func(c *net.TCPConn, br *bufio.Reader, _ *http.Request) {
+		io.WriteString(c, switching)
+		io.Copy(io.Discard, br)
+		closed <- true
+	})
+	p := newProxy(t, func(cfg *proxy.Config) {
+		cfg.HealthCheck = proxy.HealthCheck{Path: "/health", Interval: 10 * time.Millisecond, Timeout: 10 * time.Second, Down: 2}
+	}, up)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := make(chan error)
+	go func() { done <- p.CheckHealth(ctx) }()
+	<-closed
+	eventually(t, "the upstream is down", func() bool { return p.Upstreams()[0].Down })
+	cancel()
+	<-done
 }

@@ -35,12 +35,14 @@
 //	503     no upstream can be used, its breaker is open, or the bound on
 //	        requests in flight is reached; and an upgrade, while there are
 //	        MaxTunnels or after Shutdown. Retry-After says when to come again
-//	504     a time limit of dialing, TLS, the header, or the request's body passed
+//	504     a time limit of dialing, TLS, the header, the request's body or the whole
+//	        passed
 //
 // After the header was sent there is no status to give: the answer is broken
-// off, by closing the connection or resetting the HTTP/2 stream. A client of
-// HTTP/1.0 cannot see the difference if the answer has no Content-Length, nor
-// can the proxy if an upstream ends a body by closing the connection.
+// off, by closing the connection or resetting the HTTP/2 stream. To a client of
+// HTTP/1.0 a close is the end of an answer without a Content-Length; its
+// connection is reset. Where an upstream ends a body by closing the connection,
+// the proxy cannot tell whether that was all of it.
 //
 // An answer that comes before the request's body was read to its end is sent at
 // once, and closes an HTTP/1 connection.
@@ -149,28 +151,32 @@ func New(cfg Config) (*Proxy, error) {
 // with [http.ErrAbortHandler] if the answer breaks off after its header was
 // sent, as the client can be told in no other way.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := p.observedAt()
 	path, refused := p.check(r)
 	if refused != nil {
 		refused.write(w, r)
+		p.observeRefusal(r, start, verdict{side: SideClient, status: refused.status})
 		return
 	}
 	if cause, ok := r.Context().Value(causeKey{}).(*Cause); ok && !mayRepeat(r, cause) {
 		cause.write(w)
+		p.observeRefusal(r, start, verdict{side: SideServer, status: cause.Status, reason: cause.Reason, err: cause.Err})
 		return
 	}
 	if p.forced.Load() {
-		p.fallBack(w, r, &Cause{Reason: Forced, Status: http.StatusServiceUnavailable})
+		p.serveForced(w, r, start)
 		return
 	}
 	var t *tunnel
 	if wantsUpgrade(r) {
 		if refused := p.tunnels.admit(); refused != nil {
 			refused.write(w, r)
+			p.observeRefusal(r, start, verdict{side: SideServer, status: refused.status})
 			return
 		}
 		t = &tunnel{registry: &p.tunnels, idle: p.cfg.Timeouts.TunnelIdle}
 	}
-	x := &exchange{proxy: p, in: r, path: path, tunnel: t}
+	x := &exchange{proxy: p, in: r, path: path, tunnel: t, start: start}
 	x.serve(w)
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"sync/atomic"
+	"time"
 )
 
 // Retries send a request another time where that cannot hurt, to an upstream
@@ -111,18 +112,28 @@ func (x *exchange) tryAgain(res *http.Response, err error) bool {
 	if len(x.tried) >= r.Max || x.in.Context().Err() != nil {
 		return false
 	}
+	why := TriggerBroken
 	switch {
 	case err == nil:
+		why = TriggerStatus
 		if !slices.Contains(r.Statuses, res.StatusCode) || x.tunnel != nil || !isIdempotent(x.in) {
 			return false
 		}
 	case isDialError(err):
+		why = TriggerConnect
 	case x.tunnel != nil || !isIdempotent(x.in) || x.status(err) != http.StatusBadGateway:
 		return false
 	}
-	if x.upload != nil && !x.upload.retire() || !x.proxy.budget.spend() {
+	if x.upload != nil && !x.upload.retire() {
 		return false
 	}
+	if !x.proxy.budget.spend() {
+		if x.proxy.cfg.Observer != nil {
+			x.observe(Event{Kind: EventNoBudget, Upstream: x.upstream.name, Attempt: x.attempt.number + 1, Trigger: why, Start: time.Now(), Err: err})
+		}
+		return false
+	}
+	x.attempt.trigger = why
 	x.proxy.tell(slog.LevelDebug, "proxy: request is sent again", x.upstream, slog.Any("error", err))
 	if err == nil {
 		res.Body.Close()

@@ -111,8 +111,8 @@ func (s *Stale) Middleware(next http.Handler) http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.Method {
-		case http.MethodGet:
-		case http.MethodHead, http.MethodOptions, http.MethodTrace:
+		case http.MethodGet, http.MethodHead:
+		case http.MethodOptions, http.MethodTrace:
 			next.ServeHTTP(w, r)
 			return
 		default:
@@ -121,16 +121,19 @@ func (s *Stale) Middleware(next http.Handler) http.Handler {
 			next.ServeHTTP(c.writer.Wrap(w, c), r)
 			return
 		}
-		if directives(r.Header).has("no-store") || r.Header.Get("Range") != "" || r.Header.Get("Upgrade") != "" {
-			next.ServeHTTP(w, r)
-			return
+		k := &keeping{stale: s, in: r}
+		keeps := r.Method == http.MethodGet && !directives(r.Header).has("no-store") && r.Header.Get("Range") == "" && r.Header.Get("Upgrade") == ""
+		if keeps {
+			k.before = w.Header().Clone()
+			w = k.writer.Wrap(w, k)
 		}
-		k := &keeping{stale: s, in: r, before: w.Header().Clone()}
 		inner := r.WithContext(context.WithValue(r.Context(), keepingKey{}, k))
 		returned := false
 		defer func() {
-			k.writer.Finish(returned)
-			if returned && k.answer != nil && !k.fellBack {
+			if keeps {
+				k.writer.Finish(returned)
+			}
+			if returned && k.answer != nil && !k.spoiled {
 				k.finish()
 			}
 			// Middleware outside may ask for the one, and http.Server removes the
@@ -142,7 +145,7 @@ func (s *Stale) Middleware(next http.Handler) http.Handler {
 				r.MultipartForm = inner.MultipartForm
 			}
 		}()
-		next.ServeHTTP(k.writer.Wrap(w, k), inner)
+		next.ServeHTTP(w, inner)
 		returned = true
 	})
 }
@@ -173,7 +176,7 @@ func (c *changing) Header(status int, _ http.Header) {
 	}
 }
 
-// keeping copies one answer on its way.
+// keeping copies one answer on its way, if it may be kept.
 type keeping struct {
 	respwriter.NoHooks
 	writer respwriter.Writer
@@ -183,7 +186,14 @@ type keeping struct {
 	answer *kept       // nil: not to be kept
 	length int64       // as the header says; -1: it does not
 
-	fellBack bool // a fallback answers: that is none of the good answers
+	spoiled bool // a fallback answers, or the answer broke off: that is none of the good ones
+}
+
+// spoil says that what answers r is no good answer.
+func spoil(r *http.Request) {
+	if k, ok := r.Context().Value(keepingKey{}).(*keeping); ok {
+		k.spoiled = true
+	}
 }
 
 // Header decides whether the answer is kept.
@@ -352,6 +362,9 @@ func (s *Stale) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (s *Stale) find(r *http.Request) (*kept, time.Duration) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return nil, 0
+	}
+	if k, ok := r.Context().Value(keepingKey{}).(*keeping); ok && k.stale == s {
+		r = k.in // as it was when it was kept: a prefix may have been removed meanwhile
 	}
 	s.mu.Lock()
 	e := s.entries[targetKey(r)]

@@ -279,3 +279,66 @@ func TestStaleThenFixed(t *testing.T) {
 	}
 	s.Client().CloseIdleConnections()
 }
+
+// What stands between changes the request, and the answer is kept and found
+// under what the client asked for all the same.
+func TestStaleIsFoundByTheClientsTarget(t *testing.T) {
+	s, err := proxy.NewStale(&proxy.StaleOptions{MaxStale: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newFleet()
+	to := func(host string) http.Handler {
+		return newProxy(t, func(cfg *proxy.Config) { cfg.WrapTransport, cfg.Fallback = f.over, s }, "http://"+host)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/", to("a"))
+	mux.Handle("/api/", http.StripPrefix("/api", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Header.Set("X-Tenant", "inside")
+		to("b").ServeHTTP(w, r)
+	})))
+	rig := &staleRig{f, s, aborting(s.Middleware(mux))}
+	f.set("a", status(200, "a's"))
+	rig.send("GET", "/x")
+	f.set("a", breaks(errors.New("dead")))
+	f.set("b", breaks(errors.New("dead")))
+	for _, method := range []string{"GET", "HEAD"} {
+		if rec := rig.send(method, "/api/x"); rec.Code != 502 {
+			t.Errorf("%s: %d %q: another target's answer is served", method, rec.Code, rec.Body)
+		}
+	}
+	f.set("b", func(r *http.Request) (*http.Response, error) {
+		res, err := status(200, "b's")(r)
+		res.Header.Set("Vary", "X-Tenant")
+		return res, err
+	})
+	rig.send("GET", "/api/x")
+	f.set("b", breaks(errors.New("dead")))
+	for _, method := range []string{"GET", "HEAD"} {
+		if rec := rig.send(method, "/api/x"); rec.Code != 200 || rec.Header().Get("Age") != "0" || method == "GET" && rec.Body.String() != "b's" {
+			t.Errorf("%s: %d %q: what was kept is not found", method, rec.Code, rec.Body)
+		}
+	}
+}
+
+// Half an answer is not a good one, though what recovers the panic of its break
+// stands between.
+func TestStaleKeepsNoHalf(t *testing.T) {
+	s, err := proxy.NewStale(&proxy.StaleOptions{MaxStale: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newFleet()
+	p := newProxy(t, func(cfg *proxy.Config) { cfg.Upstreams, cfg.WrapTransport, cfg.Fallback = list(1), f.over, s })
+	rig := &staleRig{f, s, s.Middleware(recovering(p))}
+	f.set("a", func(r *http.Request) (*http.Response, error) {
+		res, err := truncated(r)
+		res.ContentLength = -1
+		return res, err
+	})
+	rig.send("GET", "/x")
+	f.set("a", breaks(errors.New("dead")))
+	if rec := rig.send("GET", "/x"); rec.Code != 502 {
+		t.Errorf("%d %q: half an answer was kept", rec.Code, rec.Body)
+	}
+}

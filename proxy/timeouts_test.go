@@ -2,10 +2,12 @@ package proxy_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -501,4 +503,242 @@ func TestIdleOverSockets(t *testing.T) {
 			c.CloseIdleConnections()
 		}
 	}
+}
+
+// An upload that the transport has given up is waited for by nobody: neither
+// does it end an answer that moves slowly, nor is it the upstream's fault when
+// the client takes nothing any more.
+func TestUploadGivenUpIsNotWaitedFor(t *testing.T) {
+	const upload = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody"
+	givesUp := func(ended chan<- error) roundTrip {
+		return func(r *http.Request) (*http.Response, error) {
+			r.Body.Read(make([]byte, 1))
+			r.Body.Close()
+			return writtenBy(func(ctx context.Context, w io.Writer) error {
+				var err error
+				for b := make([]byte, 1<<16); err == nil; {
+					_, err = w.Write(b)
+				}
+				ended <- context.Cause(ctx)
+				return err
+			}, http.Header{"Content-Length": {"1000000000000"}}, 1e12)(r)
+		}
+	}
+	for _, tt := range []struct {
+		name           string
+		upstream, idle time.Duration
+		pause          time.Duration
+	}{
+		{"the client is slow, and may be", 10 * time.Second, time.Minute, 50 * time.Second},
+		{"the client stops", 0, 0, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var log bytes.Buffer
+			var ended chan error
+			rt := roundTrip(func(r *http.Request) (*http.Response, error) {
+				ended = make(chan error, 1) // in the bubble
+				return givesUp(ended)(r)
+			})
+			edit := func(cfg *proxy.Config) {
+				cfg.Timeouts.UpstreamIdle, cfg.Timeouts.ClientIdle = tt.upstream, tt.idle
+				cfg.ErrorLog = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+			}
+			inBubble(t, rt, edit, func(t *testing.T, c net.Conn, _ *statuses) {
+				io.WriteString(c, upload)
+				b := make([]byte, 64<<10)
+				c.Read(b)
+				if tt.pause > 0 {
+					for range 5 {
+						time.Sleep(tt.pause)
+						if _, err := io.ReadFull(c, b); err != nil {
+							t.Errorf("an answer that moves was ended: %v", err)
+							break
+						}
+					}
+					c.Close()
+				}
+				<-ended
+				synctest.Wait()
+			})
+			if got := log.String(); !strings.Contains(got, "client left an answer") {
+				t.Errorf("log: %s", got)
+			}
+		})
+	}
+}
+
+// A client that takes nothing makes an upstream that talks both ways take
+// nothing either. It is the client who keeps all waiting, and it is let go.
+func TestClientThatNeverReadsBlocksItsUpload(t *testing.T) {
+	parrot := func(r *http.Request) (*http.Response, error) {
+		pr, pw := io.Pipe()
+		context.AfterFunc(r.Context(), func() { pw.CloseWithError(context.Cause(r.Context())) })
+		go io.Copy(pw, r.Body)
+		return &http.Response{StatusCode: 200, ProtoMajor: 1, ProtoMinor: 1, ContentLength: 1e12,
+			Header: http.Header{"Content-Length": {"1000000000000"}}, Body: pr, Request: r}, nil
+	}
+	for _, tt := range []struct {
+		name             string
+		sends            bool // for as long as it is let, or nothing after the first part
+		upstream, client time.Duration
+		want             time.Duration
+	}{
+		{"sends", true, 0, 0, time.Minute},
+		{"sends, and the upstream is to be quick", true, time.Second, 0, time.Minute},
+		{"sends, and the client is to be quick", true, 0, time.Second, time.Second},
+		{"sends nothing", false, 0, 0, time.Minute},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var log bytes.Buffer
+			var returned chan time.Duration
+			bubble(t, func(t *testing.T) http.Handler {
+				returned = make(chan time.Duration, 1)
+				p := newProxy(t, func(cfg *proxy.Config) {
+					cfg.Timeouts.UpstreamIdle, cfg.Timeouts.ClientIdle = tt.upstream, tt.client
+					cfg.WrapTransport = func(http.RoundTripper) http.RoundTripper { return roundTrip(parrot) }
+					cfg.ErrorLog = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+				}, "http://upstream")
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					start := time.Now()
+					defer func() { returned <- time.Since(start) }()
+					fullDuplex(p).ServeHTTP(w, r)
+				})
+			}, func(t *testing.T, c net.Conn, _ *statuses) {
+				io.WriteString(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n")
+				part := make([]byte, 64<<10)
+				c.Write(part)
+				go func() {
+					for tt.sends {
+						if _, err := c.Write(part); err != nil {
+							return
+						}
+					}
+				}()
+				select {
+				case took := <-returned:
+					if took != tt.want {
+						t.Errorf("ended after %s, want %s", took, tt.want)
+					}
+				case <-time.After(24 * time.Hour):
+					t.Error("the handler waits for ever")
+				}
+				c.Close()
+			})
+			if got := log.String(); !strings.Contains(got, "client left an answer") {
+				t.Errorf("log: %s", got)
+			}
+		})
+	}
+}
+
+// Total ends what has not ended, whoever is waited for, and holds it against no
+// upstream.
+func TestTotal(t *testing.T) {
+	const total = 10 * time.Second
+	never := func(r *http.Request) (*http.Response, error) {
+		<-r.Context().Done()
+		return nil, r.Context().Err()
+	}
+	moving := func(ctx context.Context, w io.Writer) error {
+		for {
+			if err := sleep(ctx, 999*time.Millisecond); err != nil {
+				return err
+			}
+			if _, err := w.Write([]byte("x")); err != nil {
+				return err
+			}
+		}
+	}
+	quick := func(_ context.Context, w io.Writer) error { _, err := io.WriteString(w, "x"); return err }
+	const slowUpload = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n"
+	for _, tt := range []struct {
+		name   string
+		rt     roundTrip
+		raw    string
+		sends  bool // a byte a second
+		status int
+		body   string
+		fails  bool
+	}{
+		{"no header", never, getRoot, false, 504, "", false},
+		{"an answer that moves", streaming(moving), getRoot, false, 200, "xxxxxxxxxx", true},
+		{"an upload that moves", taking, slowUpload, true, 504, "", false},
+		{"nothing to end", streaming(quick), getRoot, false, 200, "x", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var p *proxy.Proxy
+			bubble(t, func(t *testing.T) http.Handler {
+				p = newProxy(t, func(cfg *proxy.Config) {
+					cfg.Timeouts.Total = total
+					cfg.Breaker = proxy.Breaker{FailureRatio: 0.01, MinRequests: 1}
+					cfg.WrapTransport = func(http.RoundTripper) http.RoundTripper { return tt.rt }
+				}, "http://upstream")
+				return p
+			}, func(t *testing.T, c net.Conn, _ *statuses) {
+				io.WriteString(c, tt.raw)
+				go func() {
+					for tt.sends {
+						time.Sleep(time.Second)
+						if _, err := io.WriteString(c, "x"); err != nil {
+							return
+						}
+					}
+				}()
+				status, body, took, err := request(c, "")
+				if status != tt.status || status == 200 && body != tt.body || (err != nil) != tt.fails || took > total || took < total && tt.name != "nothing to end" {
+					t.Errorf("%d %q in %s, %v", status, body, took, err)
+				}
+				c.Close()
+				synctest.Wait()
+				if s := p.Upstreams()[0]; s.Breaker != proxy.BreakerClosed || s.InFlight != 0 {
+					t.Errorf("%+v", s)
+				}
+			})
+		})
+	}
+
+	// A client that takes nothing is let go by it even where nothing else would.
+	synctest.Test(t, func(t *testing.T) {
+		ended := make(chan time.Duration, 1)
+		l := newPipes()
+		p := newProxy(t, func(cfg *proxy.Config) {
+			cfg.Timeouts.Total, cfg.Timeouts.ClientIdle, cfg.Timeouts.UpstreamIdle = total, -1, -1
+			cfg.WrapTransport = func(http.RoundTripper) http.RoundTripper {
+				return writtenBy(func(_ context.Context, w io.Writer) (err error) {
+					for b := make([]byte, 1<<16); err == nil; {
+						_, err = w.Write(b)
+					}
+					return err
+				}, http.Header{"Content-Length": {"1000000000000"}}, 1e12)
+			}
+		}, "http://upstream")
+		s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			start := time.Now()
+			defer func() { ended <- time.Since(start) }()
+			p.ServeHTTP(w, r)
+		})}
+		go s.Serve(l)
+		c := l.dial()
+		io.WriteString(c, getRoot)
+		if took := <-ended; took != total {
+			t.Errorf("a client that takes nothing was let go after %s", took)
+		}
+		c.Close()
+		s.Close()
+	})
+
+	// A tunnel has none.
+	upstream := make(chan net.Conn, 1)
+	inBubble(t, switched(upstream), func(cfg *proxy.Config) { cfg.Timeouts.Total = total }, func(t *testing.T, c net.Conn, _ *statuses) {
+		io.WriteString(c, handshake)
+		http.ReadResponse(bufio.NewReader(c), nil)
+		far := <-upstream
+		time.Sleep(10 * total)
+		want := wsFrame{2, true, "still here"}
+		c.Write(want.bytes())
+		if f, err := readWS(far); f != want || err != nil {
+			t.Error(f, err)
+		}
+		far.Close()
+	})
 }

@@ -25,6 +25,7 @@ type tunnel struct {
 	respwriter.NoHooks
 	writer   respwriter.Writer
 	registry *tunnels
+	exchange *exchange
 	idle     time.Duration
 
 	// After a 101.
@@ -97,6 +98,9 @@ func (t *tunnel) accept(ctx context.Context, res *http.Response) error {
 func (t *tunnel) Hijacked(conn net.Conn, brw *bufio.ReadWriter) (net.Conn, *bufio.ReadWriter) {
 	if t.backend == nil {
 		return conn, brw // not by a 101
+	}
+	if x := t.exchange; x.proxy.cfg.Observer != nil {
+		x.observe(Event{Kind: EventTunnelOpen, Upstream: x.upstreamName(), Start: t.began})
 	}
 	early, _ := brw.Reader.Peek(brw.Reader.Buffered())
 	t.mu.Lock()
@@ -347,7 +351,12 @@ func (t *tunnel) finish(x *exchange, done bool) {
 	reason := t.reason
 	t.mu.Unlock()
 	t.registry.leave(t)
-	if t.backend != nil && t.writer.Hijacked() {
+	if x.tunneled() {
+		x.verdict.err = reason
+		if x.proxy.cfg.Observer != nil {
+			x.observe(Event{Kind: EventTunnelClose, Upstream: x.upstreamName(), Start: t.began, Duration: time.Since(t.began),
+				BytesUp: t.up.bytes.Load(), BytesDown: t.down.bytes.Load(), Err: reason})
+		}
 		x.log(http.StatusSwitchingProtocols, "proxy: tunnel ended", reason,
 			slog.Int64("bytes_up", t.up.bytes.Load()),
 			slog.Int64("bytes_down", t.down.bytes.Load()),

@@ -308,3 +308,28 @@ func TestSwitchKeepsHeaderOfMiddleware(t *testing.T) {
 	}
 	c.Close()
 }
+
+// An upstream that switches protocols unasked, and where retries are on, is a
+// broken one like any other.
+func TestUnaskedSwitchIsSentAgain(t *testing.T) {
+	noLeaks(t)
+	switches := answer(t, switching)
+	good := answer(t, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+	for _, tt := range []struct {
+		upstreams []string
+		status    int
+	}{{[]string{switches, good}, 200}, {[]string{switches}, 502}} {
+		p := newProxy(t, func(cfg *proxy.Config) {
+			cfg.Retries = proxy.Retries{Max: 2, Statuses: []int{503}, Budget: 1}
+			cfg.Breaker = proxy.Breaker{FailureRatio: 1}
+		}, tt.upstreams...)
+		c := dial(t, serve(t, p).URL)
+		for range 4 {
+			if res := c.send(t, "GET", getRoot); res.StatusCode != tt.status {
+				t.Errorf("%d upstreams: %d, want %d", len(tt.upstreams), res.StatusCode, tt.status)
+			} else if _, err := io.Copy(io.Discard, res.Body); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}

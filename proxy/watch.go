@@ -35,6 +35,7 @@ type watch struct {
 	mu      sync.Mutex
 	waits   [2]side // by track
 	moved   time.Time
+	end     time.Time // when it ends in any case; zero: never
 	timer   *time.Timer
 	due     time.Time // when timer fires
 	stopped bool
@@ -52,15 +53,40 @@ func (w *watch) await(t track, s side) {
 	w.scheduleLocked()
 }
 
+// bound ends the exchange after d, however well it moves.
+func (w *watch) bound(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.end = time.Now().Add(d)
+	w.scheduleLocked()
+}
+
+// nextLocked returns whose time is up next if nothing moves, and how long that
+// is after something has. A limit of 0: nobody's ever is.
+//
+// While the client is to take a part of the answer, it is all that counts. An
+// upstream that talks both ways takes no more of the request then either, and
+// the handler is in a call that only the client's expiry ends.
+func (w *watch) nextLocked() (t track, s side, limit time.Duration) {
+	t, s = answerTrack, w.waits[answerTrack]
+	limit = w.limits[s]
+	if s == clientSide {
+		return t, s, limit
+	}
+	r := w.waits[requestTrack]
+	if d := w.limits[r]; d > 0 && (limit == 0 || d <= limit) {
+		return requestTrack, r, d
+	}
+	return t, s, limit
+}
+
 // scheduleLocked sees to it that the timer fires no later than the next
 // deadline.
 func (w *watch) scheduleLocked() {
-	var next time.Time
-	for _, s := range w.waits {
-		if limit := w.limits[s]; limit > 0 {
-			if until := w.moved.Add(limit); next.IsZero() || until.Before(next) {
-				next = until
-			}
+	next := w.end
+	if _, _, limit := w.nextLocked(); limit > 0 {
+		if until := w.moved.Add(limit); next.IsZero() || until.Before(next) {
+			next = until
 		}
 	}
 	if next.IsZero() || !w.due.IsZero() && !next.Before(w.due) {
@@ -81,15 +107,16 @@ func (w *watch) fire() {
 		return
 	}
 	w.due = time.Time{}
-	idle := time.Since(w.moved)
-	for t, s := range w.waits {
-		if limit := w.limits[s]; limit > 0 && idle >= limit {
-			w.stopped = true
-			w.x.expire(track(t), s) // with mu held, so that it never runs after stop
-			return
-		}
+	// What expires does so with mu held, so that it never runs after stop.
+	if t, s, limit := w.nextLocked(); limit > 0 && time.Since(w.moved) >= limit {
+		w.stopped = true
+		w.x.expire(t, s)
+	} else if !w.end.IsZero() && !time.Now().Before(w.end) {
+		w.stopped = true
+		w.x.expireTotal(w.waits)
+	} else {
+		w.scheduleLocked()
 	}
-	w.scheduleLocked()
 }
 
 // renew forgets what was awaited, and calls f with mu held, so that it does not

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"time"
 
 	"github.com/goweir/weir/internal/respwriter"
 )
@@ -92,6 +93,11 @@ func (f *fake) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return server, bufio.NewReadWriter(bufio.NewReader(server), bufio.NewWriter(server)), nil
 }
 
+func (f *fake) SetWriteDeadline(t time.Time) error {
+	f.logf("inner.SetWriteDeadline %d", t.Unix())
+	return f.err
+}
+
 func (f *fake) Push(target string, _ *http.PushOptions) error {
 	f.logf("inner.Push %s", target)
 	return f.err
@@ -137,6 +143,8 @@ func (s *spy) Body(p []byte, n int64, err error) {
 }
 
 func (s *spy) Flushing() { s.logf("Flushing") }
+
+func (s *spy) WriteDeadline(t time.Time) { s.logf("WriteDeadline %d", t.Unix()) }
 
 func (s *spy) Hijacked(conn net.Conn, brw *bufio.ReadWriter) (net.Conn, *bufio.ReadWriter) {
 	s.logf("Hijacked")

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/goweir/weir/internal/respwriter"
 )
@@ -30,6 +31,7 @@ func (h *lateHooks) Informational(int, http.Header) { h.told("Informational") }
 func (h *lateHooks) Want() int                      { h.told("Want"); return 1 << 20 }
 func (h *lateHooks) Body([]byte, int64, error)      { h.told("Body") }
 func (h *lateHooks) Flushing()                      { h.told("Flushing") }
+func (h *lateHooks) WriteDeadline(time.Time)        { h.told("WriteDeadline") }
 func (h *lateHooks) Hijacked(conn net.Conn, brw *bufio.ReadWriter) (net.Conn, *bufio.ReadWriter) {
 	h.told("Hijacked")
 	return conn, brw
@@ -57,6 +59,7 @@ func TestWriteAfterReturn(t *testing.T) {
 			w.(io.ReaderFrom).ReadFrom(source(1000))
 			w.(http.Flusher).Flush()
 			w.(errorFlusher).FlushError()
+			http.NewResponseController(w).SetWriteDeadline(time.Unix(1, 0))
 			if conn, _, err := w.(http.Hijacker).Hijack(); conn == nil || err != nil {
 				t.Errorf("Hijack = %v, %v, want what the inner writer returns", conn, err)
 			}
@@ -70,7 +73,7 @@ func TestWriteAfterReturn(t *testing.T) {
 		}
 		wg.Wait()
 		want := []string{"inner.WriteHeader 103", "inner.WriteHeader 404", "inner.Write 1", "inner.WriteString 2",
-			"inner.ReadFrom 1000", "inner.Flush", "inner.FlushError", "inner.Hijack", "inner.Write 3"}
+			"inner.ReadFrom 1000", "inner.Flush", "inner.FlushError", "inner.SetWriteDeadline 1", "inner.Hijack", "inner.Write 3"}
 		if !slices.Equal(*inner.log, want) {
 			t.Errorf("log = %q, want %q", *inner.log, want)
 		}

@@ -5,8 +5,9 @@
 //
 //   - The wrapper has exactly those optional interfaces that the inner writer
 //     has: Flusher, FlushError, Hijacker, ReaderFrom, StringWriter, Pusher and
-//     CloseNotifier. Everything else (deadlines, full duplex) is reached by
-//     Unwrap, as [http.ResponseController] does.
+//     CloseNotifier. Everything else (read deadlines, full duplex) is reached by
+//     Unwrap, as [http.ResponseController] does. SetWriteDeadline is there in any
+//     case, and gives what an [http.ResponseController] for the inner writer does.
 //   - Informational responses (1xx but 101) pass and settle nothing.
 //   - Calls that are mistakes (a second WriteHeader, a code that panics, a
 //     write after Hijack or after the handler returned) reach the inner writer
@@ -24,6 +25,7 @@ import (
 	"net"
 	"net/http"
 	"sync/atomic"
+	"time"
 	"unsafe"
 )
 
@@ -64,6 +66,13 @@ type Hooks interface {
 	// from.
 	Flushing()
 
+	// WriteDeadline is called before a write deadline is set, even if the inner writer
+	// has none, and by whatever goroutine sets it. One in the past is how a
+	// handler breaks an answer off where somebody above may recover its panic;
+	// over HTTP/2 it also cancels the request's context, as a client does that
+	// leaves.
+	WriteDeadline(t time.Time)
+
 	// Hijacked is called after a successful Hijack and returns what the
 	// handler gets.
 	Hijacked(conn net.Conn, brw *bufio.ReadWriter) (net.Conn, *bufio.ReadWriter)
@@ -77,6 +86,7 @@ func (NoHooks) Informational(int, http.Header) {}
 func (NoHooks) Want() int                      { return 0 }
 func (NoHooks) Body([]byte, int64, error)      {}
 func (NoHooks) Flushing()                      {}
+func (NoHooks) WriteDeadline(time.Time)        {}
 func (NoHooks) Hijacked(c net.Conn, brw *bufio.ReadWriter) (net.Conn, *bufio.ReadWriter) {
 	return c, brw
 }
@@ -159,6 +169,14 @@ func (w *writer) Unwrap() http.ResponseWriter { return w.inner }
 func (w *writer) hooked() Hooks { return w.hooks }
 
 func (w *writer) Header() http.Header { return w.inner.Header() }
+
+// SetWriteDeadline is what http.ResponseController looks for.
+func (w *writer) SetWriteDeadline(t time.Time) error {
+	if !w.done.Load() { // hijacked is not for other goroutines
+		w.hooks.WriteDeadline(t)
+	}
+	return http.NewResponseController(w.inner).SetWriteDeadline(t)
+}
 
 func (w *writer) WriteHeader(status int) {
 	switch {
