@@ -1,0 +1,36 @@
+package crosstest
+
+import (
+	"io"
+	"testing"
+
+	"github.com/goweir/weir/internal/diagnose/diagnosetest"
+)
+
+// TestGinRecovery breaks an answer off below each framework's middleware that
+// recovers: only Gin's takes it for a good end, and that is told.
+func TestGinRecovery(t *testing.T) {
+	p := newProxy(t, scripted(t, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"))
+	for name, h := range frameworks(p) {
+		for proto, s := range fronts(t, h) {
+			log := diagnosetest.Record(t)
+			for range 2 {
+				res, err := s.Client().Get(s.URL)
+				if err == nil {
+					_, err = io.Copy(io.Discard, res.Body)
+					res.Body.Close()
+				}
+				if err == nil {
+					t.Errorf("%s, %s: half an answer looks whole", name, proto)
+				}
+			}
+			want := ""
+			if name == "Gin" {
+				want = "gin-recovery"
+			}
+			if got := log.Codes(); got != want {
+				t.Errorf("%s, %s: told %q, want %q", name, proto, got, want)
+			}
+		}
+	}
+}
