@@ -22,7 +22,7 @@ func (m *Metrics) Failover(backend string) limiter.Observer {
 type limiterMetrics struct {
 	decisions *series[decision, prometheus.Counter]
 	durations *series[limiter.Source, prometheus.Observer]
-	holds     *series[hold, prometheus.Observer]
+	holds     *series[named, prometheus.Observer]
 	evictions *series[string, prometheus.Counter]
 	noRoom    *series[string, prometheus.Counter]
 	backends  *series[string, *backend]
@@ -38,15 +38,6 @@ func (d decision) coarser() decision {
 	return decision{other, other, d.result}
 }
 
-// A hold is the labels of weir_limiter_hold_duration_seconds.
-type hold struct{ policy, result string }
-
-func (h hold) coarser() hold { return hold{other, h.result} }
-
-func otherName(string) string { return other }
-
-func itself[K any](k K) K { return k }
-
 func (l *limiterMetrics) init(m *Metrics) {
 	decisions := m.counter("limiter_decisions_total", "Decisions about the charges of requests.", "policy", "route", "result")
 	l.decisions = newSeries(m.opts.MaxSeries, decision.coarser, func(d decision) prometheus.Counter {
@@ -58,8 +49,8 @@ func (l *limiterMetrics) init(m *Metrics) {
 		return durations.WithLabelValues(word(s.String()))
 	})
 	holds := m.histogram("limiter_hold_duration_seconds", "Time for which requests waited for their turn.", exchangeBuckets, "policy", "result")
-	l.holds = newSeries(m.opts.MaxSeries, hold.coarser, func(h hold) prometheus.Observer {
-		return holds.WithLabelValues(label(h.policy), h.result)
+	l.holds = newSeries(m.opts.MaxSeries, named.coarser, func(n named) prometheus.Observer {
+		return holds.WithLabelValues(label(n.name), n.word)
 	})
 	perPolicy := func(name, help string) *series[string, prometheus.Counter] {
 		vec := m.counter(name, help, "policy")
@@ -91,7 +82,7 @@ func (l *limiterMetrics) Observe(_ context.Context, e limiter.Event) {
 			l.durations.of(e.Source).Observe(e.Duration.Seconds())
 		}
 	case limiter.EventHold:
-		l.holds.of(hold{e.Policy, e.Result.String()}).Observe(e.Duration.Seconds())
+		l.holds.of(named{e.Policy, e.Result.String()}).Observe(e.Duration.Seconds())
 	case limiter.EventEviction:
 		l.evictions.of(e.Policy).Add(float64(e.N))
 	case limiter.EventNoRoom:

@@ -37,6 +37,7 @@ type Metrics struct {
 
 	limiter limiterMetrics
 	capture captureMetrics
+	proxy   proxyMetrics
 }
 
 var _ prometheus.Collector = (*Metrics)(nil)
@@ -54,6 +55,7 @@ func New(opts *Options) *Metrics {
 	m.opts.MaxSeries = cmp.Or(m.opts.MaxSeries, DefaultMaxSeries)
 	m.limiter.init(m)
 	m.capture.init(m)
+	m.proxy.init(m)
 	return m
 }
 

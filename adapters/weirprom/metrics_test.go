@@ -85,6 +85,10 @@ func TestMaxSeries(t *testing.T) {
 		m.Capture().Observe(t.Context(), capture.Event{Kind: capture.EventSkipped, Part: capture.PartRequest, Skip: capture.SkipReason(fmt.Sprint(i))})
 		m.Capture().Observe(t.Context(), capture.Event{Kind: capture.EventDelivered, Route: fmt.Sprint("/\xff", i)})
 		m.Limiter().Observe(t.Context(), limiter.Event{Kind: limiter.EventEviction, Policy: fmt.Sprint(i), N: 1})
+		for kind := proxy.EventRequest; kind <= proxy.EventTunnelClose; kind++ {
+			m.Proxy().Observe(t.Context(), proxy.Event{Kind: kind, Route: fmt.Sprint("/", i), Upstream: fmt.Sprint("http://", i), Reason: proxy.Busy,
+				Result: proxy.OutcomeFailed, State: proxy.BreakerOpen, Status: i})
+		}
 		m.Limiter().Observe(t.Context(), limiter.Event{Kind: limiter.EventHold, Policy: fmt.Sprint(i), Result: limiter.OutcomeLeft})
 	}
 	perMetric, sum := map[string]int{}, map[string]float64{}
@@ -94,12 +98,13 @@ func TestMaxSeries(t *testing.T) {
 		sum[name] += value
 	}
 	for name, n := range perMetric {
-		if n > 21 {
-			t.Errorf("%s has %d series, want at most 2 * 10 + 1", name, n)
+		if n > 30 {
+			t.Errorf("%s has %d series, want at most 2 * 10, and some for the words beside \"other\"", name, n)
 		}
 	}
 	for name, want := range map[string]float64{"weir_limiter_decisions_total": 200, "weir_capture_skipped_total": 100,
-		"weir_capture_exchanges_total": 100, "weir_limiter_evictions_total": 100, "weir_limiter_hold_duration_seconds": 100} {
+		"weir_capture_exchanges_total": 100, "weir_limiter_evictions_total": 100, "weir_limiter_hold_duration_seconds": 100,
+		"weir_proxy_requests_total": 100, "weir_proxy_attempts_total": 100, "weir_proxy_downs_total": 100} {
 		if sum[name] != want {
 			t.Errorf("%s counts %v in all, want %v", name, sum[name], want)
 		}
@@ -251,6 +256,16 @@ var events = []struct {
 		o, e := m.Capture(), capture.Event{Kind: capture.EventDelivered, Route: "GET /users/{id}", Status: 200, Outcome: capture.OutcomeOK, Duration: 1e6}
 		return func() { o.Observe(context.Background(), e) }
 	}},
+	{"request", func(m *weirprom.Metrics) func() {
+		o, e := m.Proxy(), proxy.Event{Kind: proxy.EventRequest, Route: "GET /users/{id}", Upstream: "http://10.0.0.1:80", Result: proxy.OutcomeOK,
+			Status: 200, Attempt: 1, Trigger: proxy.TriggerFirst, Duration: 5e6, BytesDown: 1000}
+		return func() { o.Observe(context.Background(), e) }
+	}},
+	{"attempt", func(m *weirprom.Metrics) func() {
+		o, e := m.Proxy(), proxy.Event{Kind: proxy.EventAttempt, Upstream: "http://10.0.0.1:80", Result: proxy.OutcomeOK, Status: 200,
+			Attempt: 1, Trigger: proxy.TriggerFirst, Duration: 5e6}
+		return func() { o.Observe(context.Background(), e) }
+	}},
 	{"body", func(m *weirprom.Metrics) func() {
 		o, e := m.Capture(), capture.Event{Kind: capture.EventSkipped, Part: capture.PartRequest, Skip: capture.SkipNoBody}
 		return func() { o.Observe(context.Background(), e) }
@@ -279,5 +294,27 @@ func BenchmarkObserve(b *testing.B) {
 				observe()
 			}
 		})
+	}
+}
+
+// The README's code is the Example's.
+func TestReadmeCode(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	example, err := os.ReadFile("example_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(readme), -1)
+	if len(blocks) == 0 {
+		t.Fatal("README.md has no Go block")
+	}
+	for _, block := range blocks {
+		code := regexp.MustCompile(`(?m)^(.)`).ReplaceAllString(block[1], "\t$1")
+		if !strings.Contains(string(example), code) {
+			t.Errorf("no example has this code of README.md:\n%s", block[1])
+		}
 	}
 }

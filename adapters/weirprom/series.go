@@ -57,6 +57,16 @@ func (s *series[K, V]) add(k K) V {
 	return v
 }
 
+// A named is two labels: a name that the configuration chose, and a word of a
+// fixed set.
+type named struct{ name, word string }
+
+func (n named) coarser() named { return named{other, n.word} }
+
+func otherName(string) string { return other }
+
+func itself[K any](k K) K { return k }
+
 // label returns s as a label may be: Prometheus takes UTF-8 only.
 func label(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
