@@ -1,6 +1,8 @@
 package proxy_test
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"math"
@@ -290,17 +292,29 @@ func TestClientLeavesTheLine(t *testing.T) {
 
 // The list is replaced again and again under load, and no request fails.
 func TestSetUpstreamsDropsNothing(t *testing.T) {
-	noLeaks(t)
-	var urls []proxy.Upstream
-	for range 3 {
-		s := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.Write(make([]byte, 1000))
-			w.(http.Flusher).Flush()
-			w.Write(make([]byte, 1000))
-		}))
-		urls = append(urls, proxy.Upstream{URL: s.URL})
+	for name, start := range map[string]func(testing.TB, http.Handler) *httptest.Server{"HTTP/1.1": serve, "HTTP/2": serveH2} {
+		t.Run(name, func(t *testing.T) {
+			noLeaks(t)
+			var urls []proxy.Upstream
+			roots := x509.NewCertPool()
+			for range 3 {
+				s := start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					w.Write(make([]byte, 1000))
+					w.(http.Flusher).Flush()
+					w.Write(make([]byte, 1000))
+				}))
+				if s.TLS != nil {
+					roots.AddCert(s.Certificate())
+				}
+				urls = append(urls, proxy.Upstream{URL: s.URL})
+			}
+			p := newProxy(t, func(cfg *proxy.Config) { cfg.Upstreams, cfg.TLS = urls, &tls.Config{RootCAs: roots} })
+			setUpstreamsUnderLoad(t, p, urls)
+		})
 	}
-	p := newProxy(t, func(cfg *proxy.Config) { cfg.Upstreams = urls })
+}
+
+func setUpstreamsUnderLoad(t *testing.T, p *proxy.Proxy, urls []proxy.Upstream) {
 	s := serve(t, p)
 	stop := make(chan bool)
 	var wg sync.WaitGroup

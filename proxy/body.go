@@ -8,33 +8,6 @@ import (
 	"time"
 )
 
-// A body is the upstream's answer as ReverseProxy's copy loop reads it. Between
-// two calls of Read the loop writes to the client.
-type body struct {
-	src   io.ReadCloser
-	watch *watch
-	begun bool // the header is out: ReverseProxy reads only then
-	ended bool // all of it was read
-	bytes int64
-	err   error
-}
-
-func (b *body) Read(p []byte) (int, error) {
-	b.begun = true
-	b.watch.await(answerTrack, upstreamSide)
-	n, err := b.src.Read(p)
-	b.watch.await(answerTrack, clientSide)
-	b.bytes += int64(n)
-	if err == io.EOF {
-		b.ended = true
-	} else if err != nil {
-		b.err = err
-	}
-	return n, err
-}
-
-func (b *body) Close() error { return b.src.Close() }
-
 // An upload is the client's body as the transport reads it, on a goroutine of
 // its own that may outlive RoundTrip.
 type upload struct {

@@ -103,9 +103,9 @@ func (x *exchange) uploadStatus(err error) int {
 	return http.StatusBadRequest
 }
 
-// fail is ReverseProxy's ErrorHandler. No final header was sent yet, unless the
+// fail answers in place of an upstream. No final header was sent yet, unless the
 // connection was hijacked.
-func (x *exchange) fail(w http.ResponseWriter, _ *http.Request, err error) {
+func (x *exchange) fail(w http.ResponseWriter, err error) {
 	v := &x.verdict
 	if x.tunnel != nil && x.tunnel.writer.Hijacked() {
 		*v = verdict{result: OutcomeLeft, side: SideClient, phase: PhaseTunnel, err: err}

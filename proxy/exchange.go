@@ -12,6 +12,7 @@ import (
 	"net/textproto"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -33,22 +34,26 @@ type exchange struct {
 	ticket   *ticket // nil without a breaker
 	sent     bool    // an upstream may have got the request
 	fellBack bool
+	hedged   bool
 
 	start    time.Time // zero without an Observer, as is attempt.start
+	route    string    // the Pattern of in
 	attempt  attempt   // the latest
 	answered int       // the status that was passed on
 	verdict  verdict
 
 	reverse   httputil.ReverseProxy
+	answer    answer
 	cancel    context.CancelCauseFunc // nil before RoundTrip
 	trace     httptrace.ClientTrace
 	informer  informer
 	watch     watch
 	body      body
 	forwarded forwarded
-	upload    *upload // nil if the request has no body
-	tunnel    *tunnel // nil if the request asks for no upgrade
-	idle      error   // set by expire; to be read after watch.stop
+	upload    *upload     // nil if the request has no body
+	tunnel    *tunnel     // nil if the request asks for no upgrade
+	idle      error       // set by expire; to be read after watch.stop
+	flushes   atomic.Bool // FlushError is for the body alone
 }
 
 var (
@@ -73,16 +78,12 @@ func (x *exchange) serve(w http.ResponseWriter) {
 	if x.proxy.cfg.FullDuplex && x.in.ProtoMajor == 1 && x.in.ContentLength != 0 {
 		http.NewResponseController(innermost(w)).EnableFullDuplex()
 	}
-	x.watch.limits = [...]time.Duration{
-		upstreamSide: x.proxy.cfg.Timeouts.UpstreamIdle,
-		clientSide:   x.proxy.cfg.Timeouts.ClientIdle,
-	}
 	x.watch.x = x
+	x.answer = answer{x.w, x}
 	x.reverse = httputil.ReverseProxy{
-		Rewrite:      x.rewrite,
+		Rewrite:      unchanged,
 		Transport:    x,
-		BufferPool:   &x.proxy.buffers,
-		ErrorHandler: x.fail,
+		ErrorHandler: fail,
 		ErrorLog:     x.proxy.discard, // it has no context: see finish
 	}
 	done := false
@@ -101,7 +102,7 @@ func (x *exchange) serve(w http.ResponseWriter) {
 		x.finish(done)
 		x.conclude(done, cause, gone)
 	}()
-	x.reverse.ServeHTTP(x.w, x.in)
+	x.reverse.ServeHTTP(&x.answer, x.in)
 	if x.body.err != nil {
 		// ReverseProxy panics only below an http.Server. Others, too, must be
 		// able to tell half an answer from a whole one.
@@ -158,7 +159,10 @@ func (x *exchange) finish(done bool) {
 			write = write.Add(limit)
 		}
 	}
-	rc.SetWriteDeadline(write)
+	// Not by rc, whose error for a writer without deadlines costs allocations.
+	if w, ok := innermost(x.w).(interface{ SetWriteDeadline(time.Time) error }); ok {
+		w.SetWriteDeadline(write)
+	}
 }
 
 // breakOff sees to it that a client takes what it got for a part of the answer.
@@ -253,6 +257,9 @@ func (x *exchange) expireTotal(waits [2]side) {
 	}
 }
 
+// abandon ends a wait for the upstream when the client cannot be written to.
+func (x *exchange) abandon() { x.cancel(nil) }
+
 func innermost(w http.ResponseWriter) http.ResponseWriter {
 	for {
 		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
@@ -263,22 +270,67 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 	}
 }
 
-// rewrite makes the outgoing request of the incoming one.
-func (x *exchange) rewrite(pr *httputil.ProxyRequest) {
-	out := pr.Out
+// An answer is the ResponseWriter that ReverseProxy has. Without a closure of
+// their own its hooks find their exchange by it.
+type answer struct {
+	http.ResponseWriter
+	x *exchange
+}
+
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+
+// FlushError does nothing while the proxy's own flushes are made: ReverseProxy
+// has a timer that calls it at any time.
+func (a *answer) FlushError() error {
+	if a.x.flushes.Load() {
+		return nil
+	}
+	return http.NewResponseController(a.ResponseWriter).Flush()
+}
+
+// unchanged leaves the work to RoundTrip.
+func unchanged(*httputil.ProxyRequest) {}
+
+func fail(w http.ResponseWriter, _ *http.Request, err error) {
+	x := w.(*answer).x
+	x.fail(x.w, err)
+}
+
+// rewrite makes ReverseProxy's copy of the incoming request the outgoing one.
+func (x *exchange) rewrite(out *http.Request) {
 	if !x.proxy.cfg.PreserveHost {
 		out.Host = ""
 	}
 	// ReverseProxy would announce the names and send no values.
 	out.Trailer = nil
 	if x.proxy.cfg.Query != QueryClean {
-		out.URL.RawQuery = pr.In.URL.RawQuery
+		out.URL.RawQuery = x.in.URL.RawQuery
 	}
-	x.forwarded.set(out.Header, pr.In, x.proxy, x.w.Header())
+	x.forwarded.set(out.Header, x.in, x.proxy, x.w.Header())
 }
 
 // RoundTrip is called once by ReverseProxy.
 func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
+	x.rewrite(out)
+	res, err := x.ask(out)
+	x.reverse.BufferPool = &x.proxy.buffers.small
+	if err == nil && x.body.src != nil {
+		switch x.body.kind = kindOf(res); x.body.kind {
+		case sized:
+			if res.ContentLength > smallBuffer {
+				x.reverse.BufferPool = &x.proxy.buffers.medium
+			}
+		case chunks:
+			// ReverseProxy would make a timer, for the flushes that are made here.
+			res.ContentLength = 0
+		}
+		x.flushes.Store(x.body.kind != sized)
+	}
+	return res, err
+}
+
+// ask gets an answer, in as many attempts as it takes.
+func (x *exchange) ask(out *http.Request) (*http.Response, error) {
 	if x.proxy.cfg.Retries.Max > 0 {
 		x.proxy.budget.earn(x.proxy.cfg.Retries.Budget)
 	}
@@ -366,7 +418,13 @@ func (x *exchange) send(out *http.Request) (*http.Response, error) {
 		x.upload = u
 		out.Body = u
 	}
-	res, err := x.proxy.transport.RoundTrip(out)
+	var res *http.Response
+	var err error
+	if x.mayHedge(out) {
+		res, err = x.roundTripHedged(out, cancel)
+	} else {
+		res, err = x.proxy.transport.RoundTrip(out)
+	}
 	x.informer.settle()
 	if err != nil {
 		// The cause says more than "context canceled", if it is one of ours.
@@ -395,7 +453,7 @@ func (x *exchange) send(out *http.Request) (*http.Response, error) {
 		return nil, fmt.Errorf("upstream answered with status %d", res.StatusCode)
 	}
 	if res.Body != http.NoBody {
-		x.body = body{src: res.Body, watch: &x.watch}
+		x.body = body{src: res.Body, x: x}
 		res.Body = &x.body
 	}
 	return res, nil

@@ -13,15 +13,15 @@ const none = "-"
 
 // fieldNames are what a Proxy writes into the header of each request.
 type fieldNames struct {
-	via       [3]string // by the version of the request; "" for none
-	id        string    // canonical; "" for none
+	via       [3][]string // by the version of the request; nil for none
+	id        string      // canonical; "" for none
 	idLower   string
 	forwarded bool
 }
 
 func newFieldNames(cfg *Config) (n fieldNames) {
 	if cfg.Via != none {
-		n.via = [...]string{"1.0 " + cfg.Via, "1.1 " + cfg.Via, "2 " + cfg.Via}
+		n.via = [...][]string{{"1.0 " + cfg.Via}, {"1.1 " + cfg.Via}, {"2 " + cfg.Via}}
 	}
 	if cfg.RequestIDHeader != none {
 		n.id = http.CanonicalHeaderKey(cfg.RequestIDHeader)
@@ -32,8 +32,11 @@ func newFieldNames(cfg *Config) (n fieldNames) {
 }
 
 // forwarded holds the values of the fields that tell the upstream how the
-// request came, so that they cost no allocation each.
-type forwarded struct{ client, host, proto, via, id, element [1]string }
+// request came, so that they cost no allocation each. Those that are the same
+// for many requests are shared: a transport must not change what it sends.
+type forwarded struct{ client, host, id, element [1]string }
+
+var plain, encrypted = []string{"http"}, []string{"https"}
 
 // set writes the fields that tell the upstream how the request came. It runs
 // after hop-by-hop fields were removed, so that no Connection field names them.
@@ -66,16 +69,16 @@ func (f *forwarded) set(h http.Header, in *http.Request, p *Proxy, answer http.H
 		addr = trust.Addr(in)
 	}
 	if addr.IsValid() {
-		f.client[0] = addr.String()
+		f.client[0] = addrString(addr, in.RemoteAddr)
 		h["X-Forwarded-For"] = f.client[:]
 	} else {
 		delete(h, "X-Forwarded-For")
 	}
 
 	f.host[0] = in.Host
-	f.proto[0] = "http"
+	proto := plain
 	if in.TLS != nil {
-		f.proto[0] = "https"
+		proto = encrypted
 	}
 	if trusted {
 		// ReverseProxy has removed these from h.
@@ -85,30 +88,31 @@ func (f *forwarded) set(h http.Header, in *http.Request, p *Proxy, answer http.H
 			if names.forwarded {
 				// What came to us, as the chain has what came to others.
 				peer, _ := netip.ParseAddrPort(in.RemoteAddr)
-				element := forwardedElement(peer.Addr(), f.host[0], f.proto[0])
+				element := forwardedElement(peer.Addr(), f.host[0], proto[0])
 				h["Forwarded"] = append(chain[:len(chain):len(chain)], element)
 			}
 		}
 		if host := in.Header["X-Forwarded-Host"]; len(host) == 1 && host[0] != "" {
 			f.host[0] = host[0]
 		}
-		if proto := in.Header["X-Forwarded-Proto"]; len(proto) == 1 && (proto[0] == "http" || proto[0] == "https") {
-			f.proto[0] = proto[0]
+		if sent := in.Header["X-Forwarded-Proto"]; len(sent) == 1 && sent[0] == "http" {
+			proto = plain
+		} else if len(sent) == 1 && sent[0] == "https" {
+			proto = encrypted
 		}
 	}
 	h["X-Forwarded-Host"] = f.host[:]
-	h["X-Forwarded-Proto"] = f.proto[:]
+	h["X-Forwarded-Proto"] = proto
 	if names.forwarded && len(h["Forwarded"]) == 0 {
-		f.element[0] = forwardedElement(addr, f.host[0], f.proto[0])
+		f.element[0] = forwardedElement(addr, f.host[0], proto[0])
 		h["Forwarded"] = f.element[:]
 	}
 
-	if via := names.via[min(max(in.ProtoMajor*2+in.ProtoMinor-2, 0), 2)]; via != "" {
+	if via := names.via[min(max(in.ProtoMajor*2+in.ProtoMinor-2, 0), 2)]; via != nil {
 		if passed := h["Via"]; len(passed) > 0 {
-			h["Via"] = append(passed[:len(passed):len(passed)], via)
+			h["Via"] = append(passed[:len(passed):len(passed)], via...)
 		} else {
-			f.via[0] = via
-			h["Via"] = f.via[:]
+			h["Via"] = via
 		}
 	}
 
@@ -123,6 +127,17 @@ func (f *forwarded) set(h http.Header, in *http.Request, p *Proxy, answer http.H
 		f.id[0] = id
 		h[names.id] = f.id[:]
 	}
+}
+
+// addrString is addr.String, without an allocation if peer begins with it.
+func addrString(addr netip.Addr, peer string) string {
+	var buf [64]byte
+	text := addr.AppendTo(buf[:0])
+	peer = strings.TrimPrefix(peer, "[")
+	if n := len(text); len(peer) > n && (peer[n] == ':' || peer[n] == ']') && peer[:n] == string(text) {
+		return peer[:n]
+	}
+	return string(text)
 }
 
 // forwardedElement returns one element of a Forwarded field, RFC 7239 section 4.

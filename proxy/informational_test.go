@@ -2,12 +2,14 @@ package proxy_test
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -193,6 +195,36 @@ func TestTrapProxy13_EndlessInformational(t *testing.T) {
 	}
 	if got != 5000 {
 		t.Errorf("bare ReverseProxy relayed %d; the trap is closed upstream", got)
+	}
+}
+
+// An upstream over HTTP/2 is relayed, and stopped, in the same way.
+func TestInformationalFromHTTP2(t *testing.T) {
+	noLeaks(t)
+	up := serveH2(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n, _ := strconv.Atoi(r.URL.Query().Get("n"))
+		for range n {
+			w.Header().Set("Link", "</a>")
+			w.WriteHeader(103)
+		}
+		w.Header().Del("Link")
+		w.WriteHeader(404)
+	}))
+	p := newProxy(t, func(cfg *proxy.Config) {
+		cfg.TLS = up.Client().Transport.(*http.Transport).TLSClientConfig
+	}, up.URL)
+	under := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Request-Id", "7")
+		p.ServeHTTP(w, r)
+	})
+	for _, start := range []func(testing.TB, http.Handler) (string, *http.Client){h1, h2} {
+		for n, want := range map[int]int{0: 404, 1: 404, 5: 404, 20: 502} {
+			url, c := start(t, under)
+			infos, links, status, h := informed(t, fmt.Sprint(url, "/?n=", n), c)
+			if status != want || len(infos) != min(n, 8) && want == 404 || len(infos) > 8 || len(links) != len(infos) || h.Get("X-Request-Id") != "7" || h.Get("Link") != "" {
+				t.Errorf("%s: %d times 103: %v, %q, then %d %v", url, n, infos, links, status, h)
+			}
+		}
 	}
 }
 

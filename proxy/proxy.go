@@ -87,6 +87,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // A Proxy is an [http.Handler] that forwards requests. It is safe for
@@ -110,7 +111,9 @@ type Proxy struct {
 	base      *connections
 	transport http.RoundTripper // base, as WrapTransport returned it
 	judges    bool              // outcomes of attempts are of interest
-	buffers   bufferPool
+	buffers   buffers
+	alarms    sync.Pool // of *alarm
+	born      time.Time
 	tunnels   tunnels
 	discard   *log.Logger
 }
@@ -124,7 +127,9 @@ func New(cfg Config) (*Proxy, error) {
 		strip:   strip,
 		fields:  newFieldNames(&cfg),
 		discard: log.New(io.Discard, "", 0),
+		born:    time.Now(),
 	}
+	p.buffers.init()
 	p.tunnels.buffers, p.tunnels.max = &p.buffers, p.cfg.MaxTunnels
 	if faults != nil {
 		p.cfg.InFlight, p.cfg.Breaker = InFlight{}, Breaker{} // they may be what is wrong
@@ -176,7 +181,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		t = &tunnel{registry: &p.tunnels, idle: p.cfg.Timeouts.TunnelIdle}
 	}
-	x := &exchange{proxy: p, in: r, path: path, tunnel: t, start: start}
+	x := &exchange{proxy: p, in: r, path: path, tunnel: t, start: start, route: r.Pattern}
 	x.serve(w)
 }
 

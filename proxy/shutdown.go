@@ -9,7 +9,7 @@ import (
 // tunnels are the upgraded connections of one Proxy. http.Server forgets a
 // connection when it is hijacked, so that somebody else must know them.
 type tunnels struct {
-	buffers *bufferPool
+	buffers *buffers
 	max     int
 
 	mu       sync.Mutex

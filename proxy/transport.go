@@ -3,7 +3,6 @@ package proxy
 import (
 	"net"
 	"net/http"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -80,18 +79,3 @@ func newTransport(cfg *Config) *http.Transport {
 	}
 	return t
 }
-
-const bufferSize = 32 << 10
-
-// A bufferPool implements httputil.BufferPool. It holds arrays, because a slice
-// put into a sync.Pool costs an allocation for its header.
-type bufferPool struct{ pool sync.Pool }
-
-func (p *bufferPool) Get() []byte {
-	if b, ok := p.pool.Get().(*[bufferSize]byte); ok {
-		return b[:]
-	}
-	return new([bufferSize]byte)[:]
-}
-
-func (p *bufferPool) Put(b []byte) { p.pool.Put((*[bufferSize]byte)(b)) }

@@ -169,9 +169,9 @@ type flow struct {
 }
 
 // tunnelBuffer is the size of each direction's buffer. Most tunnels are idle,
-// and most messages are small; one that fills it gets a buffer of bufferSize
-// for as long as it does.
-const tunnelBuffer = 4 << 10
+// and most messages are small; one that fills it gets a larger one for as long
+// as it needs it.
+const tunnelBuffer = 1 << 10
 
 // copy sends early and what it reads from src to dst, until src ends.
 func (f *flow) copy(dst io.Writer, src io.Reader, early []byte) error {
@@ -188,14 +188,10 @@ func (f *flow) copy(dst io.Writer, src io.Reader, early []byte) error {
 			return err
 		}
 	}
-	small := make([]byte, tunnelBuffer)
-	p := small
-	large := f.tunnel.registry.buffers
-	defer func() {
-		if len(p) > len(small) {
-			large.Put(p)
-		}
-	}()
+	first := make([]byte, tunnelBuffer)
+	p := first
+	free := f.tunnel.registry.buffers
+	defer func() { free.swap(p, first, first) }()
 	for {
 		n, err := src.Read(p)
 		if n > 0 {
@@ -212,11 +208,10 @@ func (f *flow) copy(dst io.Writer, src io.Reader, early []byte) error {
 			return err
 		}
 		switch {
-		case n == len(small) && len(p) == len(small):
-			p = large.Get()
-		case n < len(small) && len(p) > len(small):
-			large.Put(p)
-			p = small
+		case n == len(p) && len(p) < mediumBuffer:
+			p = free.swap(p, first, free.larger(len(p)))
+		case n < len(first):
+			p = free.swap(p, first, first)
 		}
 	}
 }

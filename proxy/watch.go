@@ -1,7 +1,9 @@
 package proxy
 
 import (
+	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -29,16 +31,15 @@ const (
 // One timer serves both tracks and is not touched when something moves: when it
 // fires it looks how long ago that was.
 type watch struct {
-	limits [3]time.Duration // by side; 0: none
-	x      *exchange        // whose expire is called
+	x *exchange // whose expire is called
 
 	mu      sync.Mutex
 	waits   [2]side // by track
-	moved   time.Time
-	end     time.Time // when it ends in any case; zero: never
-	timer   *time.Timer
-	due     time.Time // when timer fires
 	stopped bool
+	moved   time.Duration // since the Proxy was made, as end and due
+	end     time.Duration // when it ends in any case; 0: never
+	due     time.Duration // when alarm fires; 0: it does not
+	alarm   *alarm        // nil until it is needed
 }
 
 // await says that something has moved on a track, and who is to move it next.
@@ -49,7 +50,18 @@ func (w *watch) await(t track, s side) {
 		return
 	}
 	w.waits[t] = s
-	w.moved = time.Now()
+	w.moved = w.now()
+	w.scheduleLocked()
+}
+
+// turn says who is to move a track next, though nothing has moved.
+func (w *watch) turn(t track, s side) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.stopped {
+		return
+	}
+	w.waits[t] = s
 	w.scheduleLocked()
 }
 
@@ -57,8 +69,21 @@ func (w *watch) await(t track, s side) {
 func (w *watch) bound(d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.end = time.Now().Add(d)
+	w.end = w.now() + d
 	w.scheduleLocked()
+}
+
+func (w *watch) now() time.Duration { return time.Since(w.x.proxy.born) }
+
+// limit is for how long s may be waited for; 0: for ever.
+func (w *watch) limit(s side) time.Duration {
+	switch s {
+	case upstreamSide:
+		return w.x.proxy.cfg.Timeouts.UpstreamIdle
+	case clientSide:
+		return w.x.proxy.cfg.Timeouts.ClientIdle
+	}
+	return 0
 }
 
 // nextLocked returns whose time is up next if nothing moves, and how long that
@@ -69,12 +94,12 @@ func (w *watch) bound(d time.Duration) {
 // the handler is in a call that only the client's expiry ends.
 func (w *watch) nextLocked() (t track, s side, limit time.Duration) {
 	t, s = answerTrack, w.waits[answerTrack]
-	limit = w.limits[s]
+	limit = w.limit(s)
 	if s == clientSide {
 		return t, s, limit
 	}
 	r := w.waits[requestTrack]
-	if d := w.limits[r]; d > 0 && (limit == 0 || d <= limit) {
+	if d := w.limit(r); d > 0 && (limit == 0 || d <= limit) {
 		return requestTrack, r, d
 	}
 	return t, s, limit
@@ -85,33 +110,37 @@ func (w *watch) nextLocked() (t track, s side, limit time.Duration) {
 func (w *watch) scheduleLocked() {
 	next := w.end
 	if _, _, limit := w.nextLocked(); limit > 0 {
-		if until := w.moved.Add(limit); next.IsZero() || until.Before(next) {
+		if until := w.moved + limit; next == 0 || until < next {
 			next = until
 		}
 	}
-	if next.IsZero() || !w.due.IsZero() && !next.Before(w.due) {
+	if next == 0 || w.due != 0 && next >= w.due {
 		return
 	}
 	w.due = next
-	if d := time.Until(next); w.timer == nil {
-		w.timer = time.AfterFunc(d, w.fire)
-	} else {
-		w.timer.Reset(d)
+	if w.alarm == nil {
+		w.alarm = w.x.proxy.alarm(w)
+		if due := w.alarm.due; due > w.now() && due <= next {
+			w.due = due // soon enough, and it has not fired
+			return
+		}
 	}
+	w.alarm.timer.Reset(next - w.now())
 }
 
+// fire may be called at any time.
 func (w *watch) fire() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.stopped {
 		return
 	}
-	w.due = time.Time{}
+	w.due = 0
 	// What expires does so with mu held, so that it never runs after stop.
-	if t, s, limit := w.nextLocked(); limit > 0 && time.Since(w.moved) >= limit {
+	if t, s, limit := w.nextLocked(); limit > 0 && w.now()-w.moved >= limit {
 		w.stopped = true
 		w.x.expire(t, s)
-	} else if !w.end.IsZero() && !time.Now().Before(w.end) {
+	} else if w.end != 0 && w.now() >= w.end {
 		w.stopped = true
 		w.x.expireTotal(w.waits)
 	} else {
@@ -137,7 +166,36 @@ func (w *watch) stop() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.stopped = true
-	if w.timer != nil {
-		w.timer.Stop()
+	if a := w.alarm; a != nil {
+		w.alarm = nil
+		a.due = w.due
+		a.watch.Store(nil)
+		w.x.proxy.alarms.Put(a)
+	}
+}
+
+// An alarm is a timer that serves one watch after the other, and is left to run
+// in between: to make and to stop one for each request costs more than all the
+// rest of a watch. So it may fire for a watch that has not set it, which is as if
+// something had moved in the meantime.
+type alarm struct {
+	timer *time.Timer
+	due   time.Duration // when it fires, as the watch before has left it; 0: it does not
+	watch atomic.Pointer[watch]
+}
+
+func (p *Proxy) alarm(w *watch) *alarm {
+	a, ok := p.alarms.Get().(*alarm)
+	if !ok {
+		a = &alarm{}
+		a.timer = time.AfterFunc(math.MaxInt64, a.fire)
+	}
+	a.watch.Store(w) // before anybody looks whether it has fired
+	return a
+}
+
+func (a *alarm) fire() {
+	if w := a.watch.Load(); w != nil {
+		w.fire()
 	}
 }

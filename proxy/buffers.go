@@ -1,0 +1,85 @@
+package proxy
+
+import (
+	"sync"
+	"sync/atomic"
+	"unsafe"
+)
+
+// The sizes of buffers that answers are copied with. What is idle, and that is
+// what most of many streams are at any moment, holds a small one.
+const (
+	smallBuffer  = 4 << 10
+	mediumBuffer = 32 << 10
+	largeBuffer  = 128 << 10
+
+	// maxLarge is how many large ones a Proxy uses at the same time. They make
+	// downloads cheaper, but a client that stops reading keeps the one it has.
+	maxLarge = 32
+)
+
+// buffers are the free buffers of one Proxy.
+type buffers struct {
+	small, medium, large bufferPool
+	inUse                atomic.Int32 // large ones
+}
+
+func (b *buffers) init() {
+	b.small.size, b.medium.size, b.large.size = smallBuffer, mediumBuffer, largeBuffer
+}
+
+// larger returns a buffer of the next size, or nil if there is none to be had.
+func (b *buffers) larger(than int) []byte {
+	switch {
+	case than < smallBuffer:
+		return b.small.Get()
+	case than < mediumBuffer:
+		return b.medium.Get()
+	case than >= largeBuffer:
+		return nil
+	}
+	if b.inUse.Add(1) > maxLarge {
+		b.inUse.Add(-1)
+		return nil
+	}
+	return b.large.Get()
+}
+
+// swap returns next instead of p, which it takes back unless it is the one
+// that was there at first. Without a next it returns p.
+func (b *buffers) swap(p, first, next []byte) []byte {
+	if next == nil {
+		return p
+	}
+	switch {
+	case len(p) == len(first):
+	case len(p) == largeBuffer:
+		b.large.Put(p)
+		b.inUse.Add(-1)
+	case len(p) == mediumBuffer:
+		b.medium.Put(p)
+	default:
+		b.small.Put(p)
+	}
+	return next
+}
+
+// A bufferPool implements httputil.BufferPool. It holds pointers to arrays,
+// because a slice put into a sync.Pool costs an allocation for its header.
+type bufferPool struct {
+	size int
+	pool sync.Pool
+}
+
+func (p *bufferPool) Get() []byte {
+	if b, ok := p.pool.Get().(*byte); ok {
+		return unsafe.Slice(b, p.size)
+	}
+	return make([]byte, p.size)
+}
+
+func (p *bufferPool) Put(b []byte) {
+	if len(b) == p.size {
+		p.pool.Put(unsafe.SliceData(b))
+	}
+}
