@@ -11,6 +11,9 @@
 // account needs the account authenticated first, or a stranger can use up
 // somebody else's quota by claiming to be them.
 //
+// Bytes per second are another matter: a [Bandwidth] refuses nothing but slows
+// bodies down.
+//
 // # Choosing an algorithm
 //
 // Most callers should use [TokenBucket], the zero value: it lets a burst pass,

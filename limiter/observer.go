@@ -65,10 +65,22 @@ const (
 
 	// EventBreakerClosed says that the backend has answered, and is asked again.
 	EventBreakerClosed
+
+	// EventSent is the end of a paced response or connection, told by
+	// [Bandwidth]. N is how many bytes of its body passed, Duration how long it
+	// waited for them in all, Start when the request came, Policy the class if
+	// there are Classes. Result is OutcomeAllowed; OutcomeLeft if a wait ended
+	// because the request did; OutcomeUnkeyed, with N 0, if the request was
+	// refused because it had no key.
+	EventSent
+
+	// EventReceived is the same for the body of a request.
+	EventReceived
 )
 
 var eventKinds = [...]string{"none", "decision", "hold", "eviction", "no room", "failure",
-	"breaker open", "breaker half-open", "breaker closed"}
+	"breaker open", "breaker half-open", "breaker closed",
+	"sent", "received"}
 
 // String returns the kind in words, for logs and metric labels.
 func (k EventKind) String() string {

@@ -8,7 +8,7 @@ import (
 
 // TestNetHTTP runs Go's own tests with every handler wrapped: by hooks that
 // read every byte, so that nothing takes a shortcut; by hooks that want
-// nothing; and twice.
+// nothing; and twice, the outer of them pacing what is written into pieces.
 func TestNetHTTP(t *testing.T) {
 	stdtest.NetHTTP(t,
 		stdtest.Variant{Name: "wanting", Source: shim + `
@@ -22,7 +22,7 @@ func Wrap(next http.Handler) http.Handler {
 		stdtest.Variant{Name: "nested", Source: shim + `
 func Wrap(next http.Handler) http.Handler {
 	reading := wrap(next, func() respwriter.Hooks { return new(reader) })
-	return wrap(reading, func() respwriter.Hooks { return new(reader) })
+	return wrap(reading, func() respwriter.Hooks { return new(pacer) })
 }
 `},
 	)
@@ -48,6 +48,12 @@ func (r *reader) Body(p []byte, n int64, err error) {
 		r.sum += int(b)
 	}
 }
+
+type pacer struct{ reader }
+
+func (*pacer) Want() int { return 0 }
+
+func (*pacer) Admit(n int64) (int64, error) { return min(n, 700), nil }
 
 func wrap(next http.Handler, hooks func() respwriter.Hooks) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -25,11 +25,42 @@ func (w *writer) readFrom(src io.Reader) (total int64, err error) {
 		}
 		total = n
 	}
-	n, err := inner.ReadFrom(src)
-	if w.watching() {
-		w.hooks.Body(nil, n, err)
+	limited, _ := src.(*io.LimitedReader)
+	var slice *io.LimitedReader
+	for {
+		want := int64(Unknown)
+		if limited != nil {
+			want = max(0, limited.N)
+		}
+		m, err := w.admit(want)
+		if err != nil {
+			return total, err
+		}
+		from := src
+		if m < want {
+			if slice == nil {
+				slice = new(io.LimitedReader)
+			}
+			// What is limited already is not limited again but anew, because
+			// net recognises only a file within one io.LimitedReader.
+			*slice = io.LimitedReader{R: src, N: m}
+			if limited != nil {
+				slice.R = limited.R
+			}
+			from = slice
+		}
+		n, err := inner.ReadFrom(from)
+		if m < want && limited != nil {
+			limited.N -= m - slice.N
+		}
+		if w.watching() {
+			w.hooks.Body(nil, n, err)
+		}
+		total += n
+		if err != nil || m == want || n < m {
+			return total, err
+		}
 	}
-	return total + n, err
 }
 
 // prefix is the part of a source that the hooks see. It is a field of writer so
@@ -86,7 +117,11 @@ func (p *prefix) fill(size int) (int, error) {
 		p.drained = true
 		return 0, io.EOF
 	}
-	n, err := p.src.Read(p.buf[:min(want, size, len(p.buf))])
+	m, err := p.w.admit(int64(min(want, size, len(p.buf))))
+	if err != nil {
+		return 0, err
+	}
+	n, err := p.src.Read(p.buf[:m])
 	if n > 0 {
 		p.w.commit(http.StatusOK)
 	}

@@ -22,6 +22,7 @@ package respwriter
 import (
 	"bufio"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"sync/atomic"
@@ -78,6 +79,23 @@ type Hooks interface {
 	Hijacked(conn net.Conn, brw *bufio.ReadWriter) (net.Conn, *bufio.ReadWriter)
 }
 
+// A Pacer is a Hooks that has a say in when body bytes go.
+type Pacer interface {
+	Hooks
+
+	// Admit says how many of the next n body bytes may go now: from 1 to n, or
+	// 0 of 0. It may wait before it answers. The inner writer is handed no more
+	// than that before Body has told how many of them it took and Admit is asked
+	// again; an error is returned to who writes, and nothing more is handed on.
+	// ReadFrom asks for [Unknown] if it does not know how much there is; if all
+	// that it asks for is admitted, the source reaches the inner ReadFrom
+	// unchanged, else in slices, each an [io.LimitedReader].
+	Admit(n int64) (int64, error)
+}
+
+// Unknown stands for an unknown number of bytes.
+const Unknown = math.MaxInt64
+
 // NoHooks implements [Hooks] by doing nothing.
 type NoHooks struct{}
 
@@ -99,9 +117,10 @@ type Writer struct {
 	w writer
 }
 
-// Wrap returns inner with hooks. It may be called once.
+// Wrap returns inner with hooks, which may be a [Pacer]. It may be called once.
 func (w *Writer) Wrap(inner http.ResponseWriter, hooks Hooks) http.ResponseWriter {
 	w.w.inner, w.w.hooks = inner, hooks
+	w.w.pacer, _ = hooks.(Pacer)
 	return combine(&w.w, interfacesOf(inner))
 }
 
@@ -143,6 +162,7 @@ func (w *Writer) Finish(returned bool) {
 type writer struct {
 	inner    http.ResponseWriter
 	hooks    Hooks
+	pacer    Pacer // hooks, if it is one
 	status   int
 	hijacked bool
 	done     atomic.Bool // atomic: handlers do write after they returned
@@ -195,6 +215,13 @@ func (w *writer) WriteHeader(status int) {
 
 func (w *writer) Write(p []byte) (int, error) {
 	w.commit(http.StatusOK)
+	if w.pacer != nil {
+		return w.pace(len(p), func(from, to int) (int, error) {
+			n, err := w.inner.Write(p[from:to])
+			w.wrote(p[from:to], n, err)
+			return n, err
+		})
+	}
 	n, err := w.inner.Write(p)
 	w.wrote(p, n, err)
 	return n, err
@@ -202,11 +229,43 @@ func (w *writer) Write(p []byte) (int, error) {
 
 func (w *writer) writeString(s string) (int, error) {
 	w.commit(http.StatusOK)
-	n, err := w.inner.(io.StringWriter).WriteString(s)
+	inner := w.inner.(io.StringWriter)
 	// Hooks must not change p any more than an io.Writer may, so the string's
 	// own bytes can be shown without a copy.
-	w.wrote(unsafe.Slice(unsafe.StringData(s), len(s)), n, err)
+	p := unsafe.Slice(unsafe.StringData(s), len(s))
+	if w.pacer != nil {
+		return w.pace(len(s), func(from, to int) (int, error) {
+			n, err := inner.WriteString(s[from:to])
+			w.wrote(p[from:to], n, err)
+			return n, err
+		})
+	}
+	n, err := inner.WriteString(s)
+	w.wrote(p, n, err)
 	return n, err
+}
+
+// pace writes size bytes as the pacer admits them.
+func (w *writer) pace(size int, write func(from, to int) (int, error)) (total int, err error) {
+	for {
+		m, err := w.admit(int64(size - total))
+		if err != nil {
+			return total, err
+		}
+		n, err := write(total, total+int(m))
+		total += n
+		if err != nil || n < int(m) || total == size {
+			return total, err
+		}
+	}
+}
+
+// admit returns how many of n bytes may go now.
+func (w *writer) admit(n int64) (int64, error) {
+	if w.pacer == nil || !w.watching() {
+		return n, nil
+	}
+	return w.pacer.Admit(n)
 }
 
 func (w *writer) wrote(p []byte, n int, err error) {
