@@ -179,3 +179,28 @@ func BenchmarkMiddleware(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkInFlight takes a slot and gives it back.
+func BenchmarkInFlight(b *testing.B) {
+	for _, bb := range []struct {
+		name string
+		opts limiter.InFlightOptions
+		slot limiter.Slot
+	}{
+		{"over all", limiter.InFlightOptions{Max: 64, Queue: 64}, limiter.Slot{}},
+		{"per key", limiter.InFlightOptions{Max: 64, MaxPerKey: 8, Queue: 64}, limiter.Slot{Key: "ann"}},
+		{"adaptive", limiter.InFlightOptions{Max: 64, Queue: 64, Adaptive: &limiter.AdaptiveOptions{}}, limiter.Slot{}},
+	} {
+		b.Run(bb.name, func(b *testing.B) {
+			f, ctx := inFlight(b, bb.opts), context.Background()
+			b.ReportAllocs()
+			for b.Loop() {
+				release, err := f.Acquire(ctx, bb.slot)
+				if err != nil {
+					b.Fatal(err)
+				}
+				release()
+			}
+		})
+	}
+}

@@ -15,7 +15,8 @@ import (
 // An attempt is one try to get an answer from an upstream.
 type attempt struct {
 	upstream *upstream
-	number   int // from 1
+	place    fifo.Held // in its line, if it has one
+	number   int       // from 1
 	trigger  Trigger
 	start    time.Time // zero without an Observer
 }
@@ -69,8 +70,8 @@ func (x *exchange) acquire() error {
 	for len(candidates) > 0 {
 		c := pool.choose(p.cfg.Balance, p.cfg.Key, x.in, candidates)
 		up := pool.upstreams[candidates[c]]
-		if up.line == nil || up.line.TryAcquire(0, 1) {
-			if x.hold(up) {
+		if place, ok := up.tryPlace(); ok {
+			if x.hold(up, place) {
 				return nil
 			}
 		} else if first == nil {
@@ -81,10 +82,11 @@ func (x *exchange) acquire() error {
 	if first == nil {
 		return pool.refusal()
 	}
-	if err := x.wait(first); err != nil {
+	place, err := x.wait(first)
+	if err != nil {
 		return err
 	}
-	if !x.hold(first) {
+	if !x.hold(first, place) {
 		return pool.refusal()
 	}
 	return nil
@@ -106,27 +108,33 @@ func (p *pool) refusal() error {
 	return &unavailable{Open, after}
 }
 
+// tryPlace takes a place at the upstream if there is one free.
+func (up *upstream) tryPlace() (place fifo.Held, ok bool) {
+	if up.line == nil {
+		return place, true
+	}
+	return up.line.TryAcquire(fifo.Request{N: 1})
+}
+
 // wait takes a place in the upstream's line.
-func (x *exchange) wait(up *upstream) error {
-	ctx, cancel := context.WithTimeoutCause(x.in.Context(), x.proxy.cfg.InFlight.Wait, errBusy)
-	defer cancel()
+func (x *exchange) wait(up *upstream) (place fifo.Held, err error) {
 	start := x.proxy.observedAt()
-	err := up.line.Acquire(ctx, 0, 1)
+	place, err = up.line.Acquire(x.in.Context(), fifo.Request{N: 1, Wait: x.proxy.cfg.InFlight.Wait})
 	if x.proxy.cfg.Observer != nil {
 		x.observeWait(up, start, err)
 	}
-	if errors.Is(err, fifo.ErrFull) {
+	if err == fifo.ErrFull || err == fifo.ErrWaited {
 		err = errBusy
 	}
-	return err
+	return place, err
 }
 
 // hold makes up the upstream of the next attempt, if its breaker agrees. A place
 // in its line was taken.
-func (x *exchange) hold(up *upstream) bool {
-	t, ok := up.admit()
+func (x *exchange) hold(up *upstream, place fifo.Held) bool {
+	t, ok := up.admit(place)
 	if ok {
-		x.upstream, x.ticket, x.held = up, t, true
+		x.upstream, x.attempt.place, x.ticket, x.held = up, place, t, true
 		x.proxy.noteReturn(up)
 	}
 	return ok
@@ -134,11 +142,11 @@ func (x *exchange) hold(up *upstream) bool {
 
 // admit counts an attempt that has a place in the line, if the breaker agrees;
 // the place is given back if it does not.
-func (up *upstream) admit() (t *ticket, ok bool) {
+func (up *upstream) admit(place fifo.Held) (t *ticket, ok bool) {
 	if up.breaker != nil {
 		if t = up.breaker.allow(); t == nil {
 			if up.line != nil {
-				up.line.Release(1)
+				up.line.Release(place)
 			}
 			return nil, false
 		}
@@ -148,10 +156,10 @@ func (up *upstream) admit() (t *ticket, ok bool) {
 }
 
 // leave is the end of what was admitted.
-func (up *upstream) leave() {
+func (up *upstream) leave(place fifo.Held) {
 	up.inFlight.Add(-1)
 	if up.line != nil {
-		up.line.Release(1)
+		up.line.Release(place)
 	}
 }
 
@@ -225,7 +233,7 @@ func (x *exchange) release() {
 	}
 	x.held = false
 	x.judgeEnd()
-	x.upstream.leave()
+	x.upstream.leave(x.attempt.place)
 }
 
 func isEventStream(res *http.Response) bool {

@@ -230,7 +230,7 @@ func (x *exchange) observeWait(up *upstream, start time.Time, err error) {
 	switch {
 	case errors.Is(err, fifo.ErrFull):
 		result = OutcomeRefused
-	case errors.Is(err, errBusy):
+	case errors.Is(err, fifo.ErrWaited):
 		result = OutcomeTimeout
 	case err != nil:
 		result = OutcomeLeft
