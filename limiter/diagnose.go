@@ -65,12 +65,13 @@ func sameLimiter(a, b Limiter) bool {
 	return reflect.TypeOf(a) == reflect.TypeOf(b) && reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }
 
-// warnUnkeyed warns that a request is refused because a rule has no key for it.
-func (x *exchange) warnUnkeyed() {
+// warnUnkeyed warns that r is refused because it has no key, of which err says
+// more.
+func warnUnkeyed(r *http.Request, policy string, err error) {
 	if diagnose.NoKey.Told() {
 		return
 	}
-	diagnose.NoKey.Tell(x.r.Context(), "limiter: a request was refused because a rule could not tell its key; "+
-		"use Options.Unkeyed or KeyFirst if such requests are to pass", slog.String("policy", x.m.rules[x.d.Rule].Policy.Name),
-		slog.String("route", x.r.Pattern), slog.String("error", x.d.Err.Error()))
+	diagnose.NoKey.Tell(r.Context(), "limiter: a request was refused because a rule could not tell its key; "+
+		"use Options.Unkeyed or KeyFirst if such requests are to pass", slog.String("policy", policy),
+		slog.String("route", r.Pattern), slog.String("error", err.Error()))
 }

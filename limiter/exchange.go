@@ -84,7 +84,7 @@ func (x *exchange) serve(w http.ResponseWriter, next http.Handler) {
 		x.ended = true
 	case failed:
 		if d.Rule >= 0 {
-			x.warnUnkeyed()
+			warnUnkeyed(x.r, m.rules[d.Rule].Policy.Name, d.Err)
 		}
 		x.answerFailure(w)
 	case m.opts.OnLimit != nil:

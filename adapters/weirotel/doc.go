@@ -18,6 +18,7 @@
 // such as otelhttp. Where that is not recorded, neither are they:
 //
 //	limit POLICY         a decision about one charge, with weir.result and weir.source
+//	slot LIMIT           what became of asking for slots (limiter.InFlight), the wait included
 //	wait for POLICY      the wait for the turn that the policy gave
 //	wait for upstream    the wait for a place at an upstream (proxy.InFlight)
 //	ask BACKEND          a call that a failover's backend did not answer

@@ -15,8 +15,9 @@ import (
 	"github.com/goweir/weir/limiter"
 )
 
-// Limiter returns an observer for limiter.Options and limiter.MemoryOptions. One
-// is enough for all of them.
+// Limiter returns an observer for limiter.Options, whichever middleware they are
+// for, limiter.MemoryOptions and limiter.BandwidthOptions. One is enough for all
+// of them.
 func (t *Telemetry) Limiter() limiter.Observer { return &t.limiter }
 
 // Failover returns an observer for failover.Options. backend names what fails,
@@ -43,6 +44,15 @@ type limiterTelemetry struct {
 	failures  counter
 	opened    counter
 
+	slots    counter
+	refusals counter
+	waits    histogram
+	inFlight metric.Int64UpDownCounter
+	policies *series
+
+	bodies, bytes counter
+	paces         histogram
+
 	mu       sync.Mutex
 	backends map[string]*failing
 }
@@ -61,6 +71,56 @@ func (l *limiterTelemetry) init(t *Telemetry) {
 	_, err := t.meter.Int64ObservableGauge("weir.limiter.breaker.state", metric.WithUnit("1"),
 		metric.WithDescription("1 for the state that a backend's breaker is in, 0 for the others."), metric.WithInt64Callback(l.states))
 	t.fault(err)
+	l.initInFlight(t)
+	l.initBandwidth(t)
+}
+
+func (l *limiterTelemetry) initInFlight(t *Telemetry) {
+	l.slots = t.counter("weir.inflight.decisions", "{request}", "Requests that asked for slots, by what became of that.", func(k key) []attribute.KeyValue {
+		return withRoute(k.route, policyKey.String(k.name), resultKey.String(k.word))
+	})
+	l.refusals = t.counter("weir.inflight.refusals", "{request}", "Requests that got no slots, by why.", byBoth(policyKey, reasonKey))
+	l.waits = t.histogram("weir.inflight.wait.duration", "Time for which requests waited for slots.", exchangeBuckets, byBoth(policyKey, resultKey))
+	var err error
+	l.inFlight, err = t.meter.Int64UpDownCounter("weir.inflight.requests", metric.WithUnit("{request}"), metric.WithDescription("Requests that hold slots."))
+	t.fault(err)
+	l.policies = newSeries(byName(policyKey))
+}
+
+func (l *limiterTelemetry) initBandwidth(t *Telemetry) {
+	l.bodies = t.counter("weir.bandwidth.bodies", "{body}", "Paced bodies that ended, by how.", func(k key) []attribute.KeyValue {
+		return []attribute.KeyValue{classKey.String(k.name), directionKey.String(k.word), resultKey.String(k.word2)}
+	})
+	l.bytes = t.counter("weir.bandwidth.io", "By", "Bytes of paced bodies that ended.", byBoth(classKey, directionKey))
+	l.paces = t.histogram("weir.bandwidth.wait.duration", "Time for which paced bodies waited in all.", exchangeBuckets, byBoth(classKey, directionKey))
+}
+
+func (l *limiterTelemetry) observeSlot(ctx context.Context, e *limiter.Event) {
+	result := resultOf(e)
+	l.slots.add(ctx, 1, key{name: e.Policy, route: e.Route, word: result})
+	if e.Result != limiter.OutcomeUnkeyed { // nobody was asked
+		l.waits.record(ctx, e.Duration.Seconds(), key{name: e.Policy, word: e.Result.String()})
+	}
+	switch e.Result {
+	case limiter.OutcomeAllowed:
+		l.inFlight.Add(ctx, 1, l.policies.of(key{name: e.Policy}).add...)
+	case limiter.OutcomeDenied:
+		l.refusals.add(ctx, 1, key{name: e.Policy, word: word(e.Reason.String())})
+	}
+	l.trace(ctx, "slot ", e, result)
+}
+
+func (l *limiterTelemetry) observeBody(ctx context.Context, e *limiter.Event) {
+	k := key{name: e.Policy, word: "sent"}
+	if e.Kind == limiter.EventReceived {
+		k.word = "received"
+	}
+	if e.Result != limiter.OutcomeUnkeyed {
+		l.bytes.add(ctx, int64(e.N), k)
+		l.paces.record(ctx, e.Duration.Seconds(), k)
+	}
+	k.word2 = e.Result.String()
+	l.bodies.add(ctx, 1, k)
 }
 
 // Observe implements [limiter.Observer].
@@ -72,23 +132,31 @@ func (l *limiterTelemetry) Observe(ctx context.Context, e limiter.Event) {
 		if e.Result != limiter.OutcomeUnkeyed { // nobody was asked
 			l.durations.record(ctx, e.Duration.Seconds(), key{word: word(e.Source.String())})
 		}
-		l.traceDecision(ctx, &e, result)
+		l.trace(ctx, "limit ", &e, result)
 	case limiter.EventHold:
 		l.holds.record(ctx, e.Duration.Seconds(), key{name: e.Policy, word: e.Result.String()})
-		l.span(ctx, "wait for "+e.Policy, e.Start, e.Duration, policyKey.String(e.Policy), resultKey.String(e.Result.String())).end()
+		l.traceHold(ctx, &e)
 	case limiter.EventEviction:
 		l.evictions.add(ctx, int64(e.N), key{name: e.Policy})
 	case limiter.EventNoRoom:
 		l.noRoom.add(ctx, int64(e.N), key{name: e.Policy})
+	case limiter.EventSlot:
+		l.observeSlot(ctx, &e)
+	case limiter.EventRelease:
+		l.inFlight.Add(ctx, -1, l.policies.of(key{name: e.Policy}).add...)
+	case limiter.EventSent, limiter.EventReceived:
+		l.observeBody(ctx, &e)
 	}
 }
 
-func (l *limiterTelemetry) traceDecision(ctx context.Context, e *limiter.Event, result string) {
+// trace makes the span of a decision, and notes at that of the request who
+// refused it.
+func (l *limiterTelemetry) trace(ctx context.Context, what string, e *limiter.Event, result string) {
 	request := trace.SpanFromContext(ctx)
 	if !request.IsRecording() {
 		return
 	}
-	s := l.span(ctx, "limit "+e.Policy, e.Start, e.Duration, policyKey.String(e.Policy), resultKey.String(result),
+	s := l.span(ctx, what+e.Policy, e.Start, e.Duration, policyKey.String(e.Policy), resultKey.String(result),
 		sourceKey.String(word(e.Source.String())), attribute.Int("weir.cost", e.N))
 	switch e.Result {
 	case limiter.OutcomeFailed, limiter.OutcomeWaved:
@@ -99,6 +167,12 @@ func (l *limiterTelemetry) traceDecision(ctx context.Context, e *limiter.Event, 
 		request.SetAttributes(refusedKey.String(e.Policy))
 	}
 	s.end()
+}
+
+func (l *limiterTelemetry) traceHold(ctx context.Context, e *limiter.Event) {
+	if trace.SpanFromContext(ctx).IsRecording() {
+		l.span(ctx, "wait for "+e.Policy, e.Start, e.Duration, policyKey.String(e.Policy), resultKey.String(e.Result.String())).end()
+	}
 }
 
 // A past is a span of something that has ended.

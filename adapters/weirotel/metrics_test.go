@@ -19,6 +19,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
@@ -263,6 +264,80 @@ func TestProxy(t *testing.T) {
 	})
 }
 
+// Who holds a slot, who waits for one, who is refused; and nobody, in the end.
+func TestInFlight(t *testing.T) {
+	r := newRig(t)
+	f, err := limiter.NewInFlight(limiter.InFlightOptions{Name: "heavy", Max: 1, Queue: 1, MaxWait: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun(t)(r.InFlight(f))
+	gate := make(chan struct{})
+	one := f.Middleware(nil, &limiter.Options{Observer: r.Limiter()})
+	s := serve(t, r.server(one(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-gate }))))
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() { get(t, s.URL) })
+	}
+	until(t, func() bool { st := f.Snapshot(); return st.InUse == 1 && st.Waiting == 1 })
+	if status := get(t, s.URL); status != 503 {
+		t.Errorf("the third got %d, want 503", status)
+	}
+	has(t, r.one(t, "server"), map[attribute.Key]string{"weir.refused_by": "heavy"})
+	r.shows(t, map[string]float64{
+		"weir.inflight.requests{weir.policy=heavy}":                          1,
+		"weir.inflight.slots.in_use{weir.policy=heavy}":                      1,
+		"weir.inflight.slots.limit{weir.policy=heavy}":                       1,
+		"weir.inflight.waiting{weir.policy=heavy}":                           1,
+		"weir.inflight.decisions{weir.policy=heavy,weir.result=allowed}":     1,
+		"weir.inflight.decisions{weir.policy=heavy,weir.result=denied}":      1,
+		"weir.inflight.refusals{weir.policy=heavy,weir.reason=full}":         1,
+		"weir.inflight.wait.duration{weir.policy=heavy,weir.result=allowed}": 1,
+		"weir.inflight.wait.duration{weir.policy=heavy,weir.result=denied}":  1,
+	})
+	close(gate)
+	wg.Wait()
+	until(t, func() bool { return r.gathered(t)["weir.inflight.requests{weir.policy=heavy}"] == 0 })
+	for _, slot := range r.named("slot heavy") {
+		if slot.EndTime().Before(slot.StartTime()) {
+			t.Errorf("the wait for a slot took from %v to %v", slot.StartTime(), slot.EndTime())
+		}
+	}
+	if n := len(r.named("slot heavy")); n != 3 {
+		t.Errorf("%d spans of slots, want 3", n)
+	}
+}
+
+func TestBandwidth(t *testing.T) {
+	r := newRig(t)
+	b, err := limiter.NewBandwidth(limiter.BandwidthOptions{
+		Limits: limiter.BandwidthLimits{PerResponse: 1 << 30}, Bodies: limiter.AllBodies, Observer: r.Limiter(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t, b.Middleware()(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		io.Copy(io.Discard, req.Body)
+		io.WriteString(w, strings.Repeat("x", 1000))
+	})))
+	res, err := http.Post(s.URL, "text/plain", strings.NewReader("some bytes"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.Copy(io.Discard, res.Body)
+	res.Body.Close()
+	want := map[string]float64{
+		"weir.bandwidth.bodies{weir.class=,weir.direction=sent,weir.result=allowed}":     1,
+		"weir.bandwidth.bodies{weir.class=,weir.direction=received,weir.result=allowed}": 1,
+		"weir.bandwidth.io{weir.class=,weir.direction=sent}":                             1000,
+		"weir.bandwidth.io{weir.class=,weir.direction=received}":                         10,
+		"weir.bandwidth.wait.duration{weir.class=,weir.direction=sent}":                  1,
+		"weir.bandwidth.wait.duration{weir.class=,weir.direction=received}":              1,
+	}
+	until(t, func() bool { return len(r.gathered(t)) == len(want) })
+	r.shows(t, want)
+}
+
 // What happens to upstreams.
 func TestUpstreams(t *testing.T) {
 	r := newRig(t)
@@ -338,14 +413,21 @@ func everything(t *testing.T, r *rig) {
 	t.Helper()
 	ctx := t.Context()
 	begun(t)(r.Memory("a", limiter.NewMemory(nil)))
+	f, err := limiter.NewInFlight(limiter.InFlightOptions{Max: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun(t)(r.InFlight(f))
 	begun(t)(r.Budget("a", capture.NewBudget(1)))
 	begun(t)(r.Queue("a", capture.Async(capture.SinkFunc(func(context.Context, *capture.Exchange) error { return nil }), nil)))
 	p := newProxy(t, r, proxy.Config{Upstreams: []proxy.Upstream{{URL: deaf(t)}}, Breaker: proxy.Breaker{FailureRatio: 1}})
 	begun(t)(r.Upstreams("a", p))
 	get(t, serve(t, p).URL)
 	get(t, serve(t, newProxy(t, r, proxy.Config{Upstreams: []proxy.Upstream{{URL: serve(t, hello).URL}}})).URL)
-	for kind := limiter.EventDecision; kind <= limiter.EventBreakerClosed; kind++ {
-		r.Failover("b").Observe(ctx, limiter.Event{Kind: kind, Policy: "p", Route: "/", Result: limiter.OutcomeAllowed, Source: limiter.SourceMemory, N: 1})
+	for kind := limiter.EventDecision; kind <= limiter.EventReceived; kind++ {
+		for _, result := range []limiter.Outcome{limiter.OutcomeAllowed, limiter.OutcomeDenied} {
+			r.Failover("b").Observe(ctx, limiter.Event{Kind: kind, Policy: "p", Route: "/", Result: result, Source: limiter.SourceMemory, N: 1})
+		}
 	}
 	for kind := capture.EventOffered; kind <= capture.EventTruncated; kind++ {
 		r.Capture().Observe(ctx, capture.Event{Kind: kind, Route: "/", Outcome: capture.OutcomeOK, Part: capture.PartRequest, Skip: capture.SkipCap, Drop: capture.DropFailed})

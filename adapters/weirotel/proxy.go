@@ -45,7 +45,7 @@ func (p *proxyTelemetry) init(t *Telemetry) {
 		return []attribute.KeyValue{sideKey.String(k.word), phaseKey.String(k.word2)}
 	})
 	p.failures = t.counter("weir.proxy.failures", "{request}", "Requests without an answer of an upstream's, by why, whether a fallback answered or not.", byBoth(upstreamKey, reasonKey))
-	p.bytes = t.counter("weir.proxy.io", "By", "Bytes of bodies, and of tunnels, up to the upstream and down from it.", byBoth(upstreamKey, "weir.direction"))
+	p.bytes = t.counter("weir.proxy.io", "By", "Bytes of bodies, and of tunnels, up to the upstream and down from it.", byBoth(upstreamKey, directionKey))
 	p.attempts = t.counter("weir.proxy.attempts", "{attempt}", "Attempts to get an answer from an upstream, by what they were made for and how they ended.", func(k key) []attribute.KeyValue {
 		return []attribute.KeyValue{upstreamKey.String(k.name), triggerKey.String(k.word), resultKey.String(k.word2)}
 	})

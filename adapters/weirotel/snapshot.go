@@ -54,6 +54,22 @@ func (t *Telemetry) Memory(name string, m *limiter.Memory) (metric.Registration,
 	})
 }
 
+// InFlight makes gauges of the slots of a, which is known by its own name, until
+// the Registration ends.
+func (t *Telemetry) InFlight(a limiter.Acquirer) (metric.Registration, error) {
+	w := watch{meter: t.meter}
+	inUse := w.int("weir.inflight.slots.in_use", "{slot}", "Slots in use.")
+	limit := w.int("weir.inflight.slots.limit", "{slot}", "Slots there are at present; 0, if there is no cap over all.")
+	waiting := w.int("weir.inflight.waiting", "{request}", "Requests that wait for slots.")
+	which := metric.WithAttributes(policyKey.String(a.Snapshot().Name))
+	return w.start(func(o metric.Observer) {
+		st := a.Snapshot()
+		o.ObserveInt64(inUse, int64(st.InUse), which)
+		o.ObserveInt64(limit, int64(st.Limit), which)
+		o.ObserveInt64(waiting, int64(st.Waiting), which)
+	})
+}
+
 // Budget makes a gauge of how much of b is in use, until the Registration ends.
 // name tells it from other budgets.
 func (t *Telemetry) Budget(name string, b *capture.Budget) (metric.Registration, error) {

@@ -5,8 +5,8 @@
 //	limits := limiter.Middleware(memory, rules, &limiter.Options{Observer: metrics.Limiter()})
 //
 // A [Metrics] counts what the rooms tell their observers: it is one collector,
-// whose methods return an observer for each room. [Memory], [Budget], [Queue]
-// and [Upstreams] are collectors of their own, that ask when they are scraped.
+// whose methods return an observer for each room. [Memory], [InFlight], [Budget],
+// [Queue] and [Upstreams] are collectors of their own, that ask when they are scraped.
 //
 // # Labels
 //

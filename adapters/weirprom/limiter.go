@@ -9,8 +9,9 @@ import (
 	"github.com/goweir/weir/limiter"
 )
 
-// Limiter returns an observer for limiter.Options and limiter.MemoryOptions. One
-// is enough for all of them.
+// Limiter returns an observer for limiter.Options, whichever middleware they are
+// for, limiter.MemoryOptions and limiter.BandwidthOptions. One is enough for all
+// of them.
 func (m *Metrics) Limiter() limiter.Observer { return &m.limiter }
 
 // Failover returns an observer for failover.Options. backend names what fails,
@@ -26,7 +27,21 @@ type limiterMetrics struct {
 	evictions *series[string, prometheus.Counter]
 	noRoom    *series[string, prometheus.Counter]
 	backends  *series[string, *backend]
+
+	slots    *series[decision, prometheus.Counter]
+	waits    *series[named, prometheus.Observer]
+	inFlight *series[string, prometheus.Gauge]
+	refusals *series[named, prometheus.Counter]
+
+	bodies *series[paced, prometheus.Counter]
+	bytes  *series[named, prometheus.Counter]
+	paces  *series[named, prometheus.Observer]
 }
+
+// A paced is the labels of weir_bandwidth_bodies_total.
+type paced struct{ class, direction, result string }
+
+func (p paced) coarser() paced { return paced{other, p.direction, p.result} }
 
 // A decision is the labels of weir_limiter_decisions_total.
 type decision struct{ policy, route, result string }
@@ -71,6 +86,58 @@ func (l *limiterMetrics) init(m *Metrics) {
 		}
 	})
 	m.collectors = append(m.collectors, breakers{l})
+	l.initInFlight(m)
+	l.initBandwidth(m)
+}
+
+func (l *limiterMetrics) initInFlight(m *Metrics) {
+	slots := m.counter("inflight_decisions_total", "Requests that asked for slots, by what became of that.", "policy", "route", "result")
+	l.slots = newSeries(m.opts.MaxSeries, decision.coarser, func(d decision) prometheus.Counter {
+		return slots.WithLabelValues(label(d.policy), label(d.route), d.result)
+	})
+	refusals := m.counter("inflight_refusals_total", "Requests that got no slots, by why.", "policy", "reason")
+	l.refusals = newSeries(m.opts.MaxSeries, named.coarser, func(n named) prometheus.Counter { return refusals.WithLabelValues(label(n.name), n.word) })
+	waits := m.histogram("inflight_wait_duration_seconds", "Time for which requests waited for slots.", exchangeBuckets, "policy", "result")
+	l.waits = newSeries(m.opts.MaxSeries, named.coarser, func(n named) prometheus.Observer { return waits.WithLabelValues(label(n.name), n.word) })
+	inFlight := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: "inflight_requests", Help: "Requests that hold slots."}, []string{"policy"})
+	m.collectors = append(m.collectors, inFlight)
+	l.inFlight = newSeries(m.opts.MaxSeries, otherName, func(policy string) prometheus.Gauge { return inFlight.WithLabelValues(label(policy)) })
+}
+
+func (l *limiterMetrics) initBandwidth(m *Metrics) {
+	bodies := m.counter("bandwidth_bodies_total", "Paced bodies that ended, by how.", "class", "direction", "result")
+	l.bodies = newSeries(m.opts.MaxSeries, paced.coarser, func(p paced) prometheus.Counter {
+		return bodies.WithLabelValues(label(p.class), p.direction, p.result)
+	})
+	bytes := m.counter("bandwidth_transferred_bytes_total", "Bytes of paced bodies that ended.", "class", "direction")
+	l.bytes = newSeries(m.opts.MaxSeries, named.coarser, func(n named) prometheus.Counter { return bytes.WithLabelValues(label(n.name), n.word) })
+	paces := m.histogram("bandwidth_wait_duration_seconds", "Time for which paced bodies waited in all.", exchangeBuckets, "class", "direction")
+	l.paces = newSeries(m.opts.MaxSeries, named.coarser, func(n named) prometheus.Observer { return paces.WithLabelValues(label(n.name), n.word) })
+}
+
+func (l *limiterMetrics) observeSlot(e *limiter.Event) {
+	l.slots.of(decision{e.Policy, e.Route, resultOf(e)}).Inc()
+	if e.Result != limiter.OutcomeUnkeyed { // nobody was asked
+		l.waits.of(named{e.Policy, e.Result.String()}).Observe(e.Duration.Seconds())
+	}
+	switch e.Result {
+	case limiter.OutcomeAllowed:
+		l.inFlight.of(e.Policy).Inc()
+	case limiter.OutcomeDenied:
+		l.refusals.of(named{e.Policy, word(e.Reason.String())}).Inc()
+	}
+}
+
+func (l *limiterMetrics) observeBody(e *limiter.Event) {
+	direction := "sent"
+	if e.Kind == limiter.EventReceived {
+		direction = "received"
+	}
+	l.bodies.of(paced{e.Policy, direction, e.Result.String()}).Inc()
+	if e.Result != limiter.OutcomeUnkeyed {
+		l.bytes.of(named{e.Policy, direction}).Add(float64(e.N))
+		l.paces.of(named{e.Policy, direction}).Observe(e.Duration.Seconds())
+	}
 }
 
 // Observe implements [limiter.Observer].
@@ -87,6 +154,12 @@ func (l *limiterMetrics) Observe(_ context.Context, e limiter.Event) {
 		l.evictions.of(e.Policy).Add(float64(e.N))
 	case limiter.EventNoRoom:
 		l.noRoom.of(e.Policy).Add(float64(e.N))
+	case limiter.EventSlot:
+		l.observeSlot(&e)
+	case limiter.EventRelease:
+		l.inFlight.of(e.Policy).Dec()
+	case limiter.EventSent, limiter.EventReceived:
+		l.observeBody(&e)
 	}
 }
 

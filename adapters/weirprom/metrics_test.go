@@ -31,8 +31,13 @@ func all(t *testing.T) []prometheus.Collector {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f, err := limiter.NewInFlight(limiter.InFlightOptions{Max: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
 	return []prometheus.Collector{
 		weirprom.New(nil),
+		weirprom.InFlight(f),
 		weirprom.Memory("a", limiter.NewMemory(nil)),
 		weirprom.Budget("a", capture.NewBudget(1)),
 		weirprom.Queue("a", capture.Async(capture.SinkFunc(func(context.Context, *capture.Exchange) error { return nil }), nil)),

@@ -52,6 +52,23 @@ func Memory(name string, m *limiter.Memory) prometheus.Collector {
 	return s
 }
 
+// InFlight returns a collector of the slots of a, which is known by its own name:
+// a second one of that name is an error of Register.
+func InFlight(a limiter.Acquirer) prometheus.Collector {
+	s := new(snapshot)
+	name := a.Snapshot().Name
+	inUse := s.desc("inflight_slots_in_use", "Slots in use.", "policy", name)
+	limit := s.desc("inflight_slots_limit", "Slots there are at present; 0, if there is no cap over all.", "policy", name)
+	waiting := s.desc("inflight_waiting_requests", "Requests that wait for slots.", "policy", name)
+	s.collect = func(ch chan<- prometheus.Metric) {
+		st := a.Snapshot()
+		gauge(ch, inUse, float64(st.InUse))
+		gauge(ch, limit, float64(st.Limit))
+		gauge(ch, waiting, float64(st.Waiting))
+	}
+	return s
+}
+
 // Budget returns a collector of how much of b is in use. name tells it from other
 // budgets: a second one of that name is an error of Register.
 func Budget(name string, b *capture.Budget) prometheus.Collector {
