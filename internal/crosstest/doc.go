@@ -7,6 +7,10 @@
 //   - the token bucket is compared with golang.org/x/time/rate;
 //   - answers that break off, informational responses and uploads pass from the
 //     proxy through chi, Gin and Echo;
+//   - one table runs through net/http, chi, Gin and both versions of Echo, over
+//     HTTP/1.1 and HTTP/2: what handlers do, what limits refuse and what the proxy
+//     brings is the same to clients, records and loggers, with our adapters and
+//     without (outcome_test.go, proxied_test.go);
 //   - the tests of github.com/gorilla/websocket run through the proxy;
 //   - short histories of several clients of one Redis server, with faults, are
 //     checked for linearizability by github.com/anishathalye/porcupine;

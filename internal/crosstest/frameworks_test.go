@@ -2,6 +2,7 @@ package crosstest
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -26,22 +27,28 @@ import (
 	echo5 "github.com/labstack/echo/v5"
 	echo5middleware "github.com/labstack/echo/v5/middleware"
 
+	"github.com/goweir/weir/capture"
 	"github.com/goweir/weir/proxy"
 )
 
 var quiet = slog.New(slog.DiscardHandler)
 
-// frameworks returns h mounted in each framework in its own way, below the
-// framework's own middleware that recovers, and below one that sets a header.
+// adapted marks what stands behind our adapters, and the whole of our chain.
+const adapted = ", adapted"
+
+// frameworks returns h mounted in each framework, in its own way and by our
+// adapter, below the framework's own middleware that recovers, and below one
+// that sets a header.
 func frameworks(h http.Handler) map[string]http.Handler {
 	const name, value = "X-Outer", "kept"
-	c := chi.NewRouter()
-	c.Use(chimiddleware.Recoverer, func(next http.Handler) http.Handler {
+	outer := func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set(name, value)
 			next.ServeHTTP(w, r)
 		})
-	})
+	}
+	c := chi.NewRouter()
+	c.Use(chimiddleware.Recoverer, outer)
 	c.Handle("/*", h)
 
 	gin.SetMode(gin.ReleaseMode)
@@ -69,13 +76,17 @@ func frameworks(h http.Handler) map[string]http.Handler {
 	})
 	e5.Any("/*", echo5.WrapHandler(h))
 
-	return map[string]http.Handler{
-		"net/http": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set(name, value)
-			h.ServeHTTP(w, r)
-		}),
-		"chi": c, "Gin": g, "Echo v4": e4, "Echo v5": e5,
+	all := map[string]http.Handler{"net/http": outer(h), "chi": c, "Gin": g, "Echo v4": e4, "Echo v5": e5}
+	for name, build := range makers() {
+		discard := capture.SinkFunc(func(context.Context, *capture.Exchange) error { return nil })
+		r := build(func(seen) {}, append([]func(http.Handler) http.Handler{outer}, ours(discard, everyone(1000))...)...)
+		for _, path := range []string{"/x", "/taken", "/refused"} {
+			r.Mount("GET", path, h)
+			r.Mount("PUT", path, h)
+		}
+		all[name+adapted] = r
 	}
+	return all
 }
 
 // fronts serves h over HTTP/1.1 and HTTP/2.
@@ -215,8 +226,11 @@ func TestNeverACleanEnd(t *testing.T) {
 			}
 			for framework, h := range frameworks(bare(t, up)) {
 				for proto, s := range fronts(t, h) {
-					if clean, _ := ends(s); clean {
+					if clean, detail := ends(s); clean {
 						swallowed[framework+" to "+proto]++
+						if strings.HasSuffix(framework, adapted) {
+							t.Errorf("%s, bare, through %s, to %s: %s and a clean end", framing, framework, proto, detail)
+						}
 					}
 					s.Client().CloseIdleConnections()
 				}
@@ -274,8 +288,12 @@ func TestInformationalThroughFrameworks(t *testing.T) {
 		for framework, h := range frameworks(bare(t, up)) {
 			for _, s := range fronts(t, h) {
 				r, _ := http.NewRequest("GET", s.URL+"/x", nil)
-				if infos, _, got, outer := hinted(t, s.Client(), r); !slices.Equal(infos, []int{103}) || got != status || outer != "kept" {
+				infos, _, got, outer := hinted(t, s.Client(), r)
+				if !slices.Equal(infos, []int{103}) || got != status || outer != "kept" {
 					wrong[framework]++
+				}
+				if strings.HasSuffix(framework, adapted) && (!slices.Equal(infos, []int{103}) || got != status) {
+					t.Errorf("103 then %d, bare, through %s: %v, then %d", status, framework, infos, got)
 				}
 				s.Client().CloseIdleConnections()
 			}

@@ -4,6 +4,10 @@ go 1.26.0
 
 require (
 	github.com/goweir/weir v0.0.0
+	github.com/goweir/weir/adapters/weirchi v0.0.0
+	github.com/goweir/weir/adapters/weirecho v0.0.0
+	github.com/goweir/weir/adapters/weirecho4 v0.0.0
+	github.com/goweir/weir/adapters/weirgin v0.0.0
 	golang.org/x/time v0.16.0
 )
 
@@ -63,4 +67,10 @@ require (
 	go.uber.org/atomic v1.12.0 // indirect
 )
 
-replace github.com/goweir/weir => ../../
+replace (
+	github.com/goweir/weir => ../../
+	github.com/goweir/weir/adapters/weirchi => ../../adapters/weirchi
+	github.com/goweir/weir/adapters/weirecho => ../../adapters/weirecho
+	github.com/goweir/weir/adapters/weirecho4 => ../../adapters/weirecho4
+	github.com/goweir/weir/adapters/weirgin => ../../adapters/weirgin
+)
