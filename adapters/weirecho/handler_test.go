@@ -200,3 +200,26 @@ func TestHandlerWithServeMux(t *testing.T) {
 		t.Errorf("pattern %q, id %q", pattern, id)
 	}
 }
+
+// TestAbortBesideEcho: where Echo's response was left out, nobody knows whether
+// the answer has begun, and it is broken off.
+func TestAbortBesideEcho(t *testing.T) {
+	e := newEcho()
+	e.Use(swallow, func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c *echo.Context) error {
+			r, err := echo.UnwrapResponse(c.Response())
+			if err != nil {
+				return err
+			}
+			c.SetResponse(&recording{ResponseWriter: r.ResponseWriter})
+			return next(c)
+		}
+	})
+	e.GET("/", weirecho.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Write(big)
+		panic("a bug")
+	})))
+	if got := get(t, serveBy("HTTP/1.1")(t, e), "/"); got.err == nil {
+		t.Errorf("%d with %d bytes and a clean end", got.status, len(got.body))
+	}
+}

@@ -143,10 +143,23 @@ func (w *refusal) WriteString(s string) (int, error) {
 }
 
 func (w *refusal) ReadFrom(src io.Reader) (int64, error) {
-	if keep(w, "") {
+	if w.holds() {
 		return io.Copy(struct{ io.Writer }{w}, src)
 	}
-	return w.writer.ReadFrom(src)
+	n, err := w.writer.ReadFrom(src)
+	if n > 0 { // else nothing was sent, nor the header
+		w.passes.Store(true)
+	}
+	return n, err
+}
+
+func (w *refusal) holds() bool {
+	if w.passes.Load() {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.status != 0 && !w.passes.Load()
 }
 
 func (w *refusal) Flush() { w.FlushError() }

@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -45,9 +46,18 @@ func TestRefusal(t *testing.T) {
 	}{
 		{"written with a body", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Retry-After", "7")
+			w.Header().Set("Content-Type", "text/x")
 			w.Header().Set("Content-Length", "4")
-			http.Error(w, "slow", 429)
+			w.WriteHeader(429)
+			io.WriteString(w, "slow")
 		}, 429, formatted, map[string]string{"Retry-After": "7", "Content-Type": "application/json"}},
+		{"http.Error", func(w http.ResponseWriter, r *http.Request) {
+			http.Error(w, "slow", 429)
+		}, 429, formatted, map[string]string{"Content-Type": "application/json"}},
+		{"nothing copied", func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(w, struct{ io.Reader }{strings.NewReader("")})
+			w.WriteHeader(429)
+		}, 429, formatted, nil},
 		{"only a status", func(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(429)
 		}, 429, formatted, nil},
@@ -81,12 +91,15 @@ func TestRefusal(t *testing.T) {
 
 		{"a body longer than is held back", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "text/x")
+			w.Header().Set("Trailer", "X-Trailer")
 			w.WriteHeader(429)
+			w.Header().Set("X-Late", "1")
+			w.Header().Set("X-Trailer", "1")
 			for range held / 1024 {
 				w.Write(big[:1024])
 			}
 			io.WriteString(w, "+")
-		}, 429, string(big[:held]) + "+", map[string]string{"Content-Type": "text/x"}},
+		}, 429, string(big[:held]) + "+", map[string]string{"Content-Type": "text/x", "X-Late": "", "trailer X-Trailer": "1"}},
 		{"copied, and longer than is held back", func(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(502)
 			io.Copy(w, struct{ io.Reader }{bytes.NewReader(big)})
@@ -191,11 +204,20 @@ func TestRefusalKeepsOuterEncoding(t *testing.T) {
 			c.Response().Header().Set("Content-Encoding", "outer")
 			return next(c)
 		}
-	}, wrap(refuse))
-	w := httptest.NewRecorder()
-	e.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
-	if got := w.Header().Get("Content-Encoding"); w.Code != 429 || got != "outer" {
-		t.Errorf("%d with Content-Encoding %q", w.Code, got)
+	})
+	e.GET("/", text, wrap(refuse))
+	e.GET("/encodes", text, wrap(func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Encoding", "inner")
+			w.WriteHeader(429)
+		})
+	}))
+	for _, path := range []string{"/", "/encodes"} {
+		w := httptest.NewRecorder()
+		e.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		if got := w.Header().Get("Content-Encoding"); w.Code != 429 || got != "outer" {
+			t.Errorf("%s: %d with Content-Encoding %q", path, w.Code, got)
+		}
 	}
 }
 
@@ -213,11 +235,15 @@ func TestRefusalWithinWrap(t *testing.T) {
 	})
 }
 
-// TestRefusedUpgrade: whoever refuses by the connection itself has it.
+// TestRefusedUpgrade: whoever refuses by the connection itself has it, with what
+// was written before as net/http has it.
 func TestRefusedUpgrade(t *testing.T) {
-	e := newEcho()
-	e.Use(wrap(func(http.Handler) http.Handler {
+	refuse := func(early bool) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if early {
+				w.WriteHeader(401)
+				io.WriteString(w, "early, ")
+			}
 			conn, brw, err := http.NewResponseController(w).Hijack()
 			if err != nil {
 				t.Error(err)
@@ -227,9 +253,28 @@ func TestRefusedUpgrade(t *testing.T) {
 			brw.Flush()
 			conn.Close()
 		})
-	}))
-	if got := get(t, serveBy("HTTP/1.1")(t, e), "/"); got.status != 403 || got.body != "no" {
-		t.Errorf("%+v", got)
+	}
+	raw := func(h http.Handler) string {
+		conn, err := net.Dial("tcp", serveBy("HTTP/1.1")(t, h).Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(20 * time.Second))
+		io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		all, err := io.ReadAll(conn)
+		if err != nil {
+			t.Error(err)
+		}
+		// The date is another.
+		return strings.Join(slices.DeleteFunc(strings.Split(string(all), "\r\n"), func(s string) bool { return strings.HasPrefix(s, "Date:") }), "\r\n")
+	}
+	for _, early := range []bool{false, true} {
+		e := newEcho()
+		e.Use(wrap(func(http.Handler) http.Handler { return refuse(early) }))
+		if got, want := raw(e), raw(refuse(early)); got != want || !strings.Contains(got, "403 By Hand") || early != strings.Contains(got, "401 Unauthorized") {
+			t.Errorf("%q, without Echo %q", got, want)
+		}
 	}
 }
 
@@ -343,8 +388,8 @@ func TestInterfaces(t *testing.T) {
 				})
 			}))
 			e.GET("/", func(c echo.Context) error {
-				if c.Response().Writer == nil {
-					inner = append(inner, "Writer")
+				if c.Response().Status != http.StatusOK { // as in every Echo handler
+					inner = append(inner, "Status")
 				}
 				return text(c)
 			})
@@ -358,7 +403,8 @@ func TestInterfaces(t *testing.T) {
 // TestFilesArriveWhole: io.Copy goes past Echo, and Echo knows the size.
 func TestFilesArriveWhole(t *testing.T) {
 	both(t, func(t *testing.T, serve serving) {
-		for _, n := range []int{0, 1, 511, 512, 513, len(big)} {
+		for i := range 12 {
+			n, mw := []int{0, 1, 511, 512, 513, len(big)}[i%6], []middleware{through, replacing}[i/6]
 			var size, after int64
 			var status int
 			e := newEcho()
@@ -370,11 +416,10 @@ func TestFilesArriveWhole(t *testing.T) {
 					size, status = r.Size, r.Status
 					return err
 				}
-			}, wrap(through), wrap(replacing))
-			e.GET("/", func(c echo.Context) error {
-				_, err := io.Copy(c.Response(), struct{ io.Reader }{bytes.NewReader(big[:n])})
-				return err
-			})
+			}, wrap(through), wrap(mw))
+			e.GET("/", weirecho4.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				io.Copy(w, struct{ io.Reader }{bytes.NewReader(big[:n])})
+			})))
 			if got := get(t, serve(t, e), "/"); got.body != string(big[:n]) || int(size) != n || (n > 0 && int(after) != n) || status != 200 || got.err != nil {
 				t.Errorf("of %d bytes %d arrived, size %d with status %d, %d after the last write; %v", n, len(got.body), size, status, after, got.err)
 			}
@@ -546,6 +591,64 @@ func TestFormsComeBack(t *testing.T) {
 	}
 }
 
+// TestParsedFormsComeBack: nobody outside can read the body again.
+func TestParsedFormsComeBack(t *testing.T) {
+	var outside string
+	e := newEcho()
+	e.Use(func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			err := next(c)
+			outside = c.FormValue("name")
+			return err
+		}
+	}, wrap(through), wrap(replacing))
+	e.POST("/", func(c echo.Context) error { return c.String(200, c.FormValue("name")) })
+	r := httptest.NewRequest("POST", "/", strings.NewReader("name=ann"))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	w := httptest.NewRecorder()
+	if e.ServeHTTP(w, r); w.Body.String() != "ann" || outside != "ann" {
+		t.Errorf("%q inside, %q outside", w.Body, outside)
+	}
+}
+
+// TestInformationalIsSeen: what handlers send as 1xx passes every middleware on
+// its way.
+func TestInformationalIsSeen(t *testing.T) {
+	both(t, func(t *testing.T, serve serving) {
+		var seen []string
+		hints := func(name string) middleware {
+			return func(next http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					next.ServeHTTP(&hinting{w, func(status int) { seen = append(seen, fmt.Sprint(name, status)) }}, r)
+				})
+			}
+		}
+		e := newEcho()
+		e.Use(wrap(hints("outer ")), wrap(through), wrap(hints("inner ")))
+		e.GET("/", weirecho4.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(103)
+			w.WriteHeader(404)
+		})))
+		infos, got := hinted(t, serve(t, e))
+		if want := "[inner 103 outer 103 inner 404 outer 404]"; fmt.Sprint(seen) != want || !slices.Equal(infos, []int{103}) || got != 404 {
+			t.Errorf("seen %v, want %s; the client got %v and %d", seen, want, infos, got)
+		}
+	})
+}
+
+// hinting is a writer that tells of every status.
+type hinting struct {
+	http.ResponseWriter
+	tell func(status int)
+}
+
+func (w *hinting) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *hinting) WriteHeader(status int) {
+	w.tell(status)
+	w.ResponseWriter.WriteHeader(status)
+}
+
 // TestTimeoutHandler: the client of http.TimeoutHandler has its answer in time,
 // and what the handler does afterwards goes nowhere.
 func TestTimeoutHandler(t *testing.T) {
@@ -567,19 +670,25 @@ func TestTimeoutHandler(t *testing.T) {
 	}
 }
 
-// TestNextAfterTheEnd does nothing: the context is another request's by then.
+// TestNextAfterTheEnd does nothing: the context is another request's by then,
+// also if the middleware panicked.
 func TestNextAfterTheEnd(t *testing.T) {
-	var late func()
-	ran := false
-	e := newEcho()
-	e.GET("/", func(c echo.Context) error { ran = true; return nil }, wrap(func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			late = func() { next.ServeHTTP(w, r) }
-		})
-	}))
-	e.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
-	if late(); ran {
-		t.Error("the handler ran after Echo had the context back")
+	for _, panics := range []bool{false, true} {
+		var late func()
+		ran := false
+		e := newEcho()
+		e.GET("/", func(c echo.Context) error { ran = true; return nil }, swallow, wrap(func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				late = func() { next.ServeHTTP(w, r) }
+				if panics {
+					panic("oops")
+				}
+			})
+		}))
+		e.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+		if late(); ran {
+			t.Errorf("the handler ran after Echo had the context back; the middleware panicked: %t", panics)
+		}
 	}
 }
 
