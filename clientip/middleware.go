@@ -63,5 +63,7 @@ func From(r *http.Request) netip.Addr {
 	if c, ok := r.Context().Value(contextKey{}).(*resolved); ok {
 		return c.addr
 	}
-	return parseNode(r.RemoteAddr)
+	peer := parseNode(r.RemoteAddr)
+	warnIgnored(r, peer)
+	return peer
 }

@@ -21,6 +21,8 @@ type Resolver struct {
 	source source
 	field  string // canonical name of the header field to be read
 	unix   bool
+
+	nobody, everybody bool // trust holds
 }
 
 // New returns a Resolver that believes the proxies whose addresses are in
@@ -37,7 +39,9 @@ func New(trust []netip.Prefix, opts *Options) (*Resolver, error) {
 	if err := errors.Join(append(faults, more...)...); err != nil {
 		return nil, err
 	}
-	return &Resolver{trust: set, source: src, field: field, unix: opts != nil && opts.TrustUnix}, nil
+	v := &Resolver{trust: set, source: src, field: field, unix: opts != nil && opts.TrustUnix, everybody: set.everybody()}
+	v.nobody = len(set) == 0 && !v.unix
+	return v, nil
 }
 
 // Addr returns the address of the client of r, folded to IPv4 if it is
@@ -52,7 +56,13 @@ func New(trust []netip.Prefix, opts *Options) (*Resolver, error) {
 func (v *Resolver) Addr(r *http.Request) netip.Addr {
 	peer := parseNode(r.RemoteAddr)
 	if !v.trusted(r, peer) {
+		if v.nobody {
+			warnIgnored(r, peer)
+		}
 		return peer
+	}
+	if v.everybody {
+		warnEverybody(r)
 	}
 	lines := r.Header[v.field]
 	if v.source != single {

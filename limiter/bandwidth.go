@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/goweir/weir/internal/diagnose"
 )
 
 // BandwidthLimits are rates in bytes per second; 0 means no limit. A byte needs
@@ -169,6 +171,7 @@ func NewBandwidth(opts BandwidthOptions) (*Bandwidth, error) {
 	if opts.MaxKeys == 0 {
 		opts.MaxKeys = DefaultMaxKeys
 	}
+	diagnose.Built("limiter.NewBandwidth")
 	limits := opts.Limits.clone()
 	opts.Limits = BandwidthLimits{}
 	b := &Bandwidth{

@@ -110,6 +110,7 @@ func (b *Bandwidth) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		}
 		b.opts.Observer.Observe(r.Context(), Event{Kind: kind, Route: r.Pattern, Result: OutcomeUnkeyed, Start: time.Now(), Err: err})
 	}
+	warnUnkeyed(r, "bandwidth", err)
 	if err == ErrNoKey {
 		unkeyed.Write(w)
 	} else {

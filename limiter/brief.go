@@ -13,6 +13,7 @@ import (
 type brief struct {
 	respwriter.NoHooks
 	rw     respwriter.Writer
+	m      *middleware
 	r      *http.Request
 	fields fields
 	ended  bool // the handler returned
@@ -21,7 +22,7 @@ type brief struct {
 // brief answers a request that was decided about.
 func (m *middleware) brief(w http.ResponseWriter, r *http.Request, next http.Handler, c *[1]Charge, res *[1]Result) {
 	if res[0].Allowed {
-		x := &brief{r: r}
+		x := &brief{m: m, r: r}
 		m.describe(&x.fields, c, res)
 		defer x.finish()
 		header := w.Header()

@@ -17,6 +17,7 @@ type exchange struct {
 	d      Decision
 	fields fields
 	ended  bool      // the handler returned
+	trial  bool      // it is looked at whether something is wrong
 	start  time.Time // of the decision, if there is an Observer
 
 	// Room for the common case.
@@ -53,6 +54,9 @@ func (x *exchange) serve(w http.ResponseWriter, next http.Handler) {
 	m := x.m
 	d := &x.d
 	failed := d.failed()
+	if x.trial {
+		x.warnTwice(w)
+	}
 	if failed && d.Rule < 0 && m.opts.OnError != nil {
 		d.Allowed = m.opts.OnError(x.r, d.Err)
 	}
@@ -71,7 +75,7 @@ func (x *exchange) serve(w http.ResponseWriter, next http.Handler) {
 	}
 	header := w.Header()
 	switch {
-	case d.Allowed && (len(d.Results) == 0 || d.form == NoHeaders && !m.refunds):
+	case d.Allowed && (len(d.Results) == 0 || d.form == NoHeaders && !m.refunds && !x.trial):
 		next.ServeHTTP(w, x.r)
 		x.ended = true
 	case d.Allowed:
@@ -79,6 +83,9 @@ func (x *exchange) serve(w http.ResponseWriter, next http.Handler) {
 		next.ServeHTTP(x.rw.Wrap(w, x), x.r)
 		x.ended = true
 	case failed:
+		if d.Rule >= 0 {
+			warnUnkeyed(x.r, m.rules[d.Rule].Policy.Name, d.Err)
+		}
 		x.answerFailure(w)
 	case m.opts.OnLimit != nil:
 		defer x.finish()

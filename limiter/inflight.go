@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/goweir/weir/internal/diagnose"
 	"github.com/goweir/weir/internal/fifo"
 )
 
@@ -189,6 +190,7 @@ func NewInFlight(opts InFlightOptions) (*InFlight, error) {
 	if err := opts.resolve(); err != nil {
 		return nil, err
 	}
+	diagnose.Built("limiter.NewInFlight")
 	f := &InFlight{name: opts.Name, classes: opts.Classes}
 	size := opts.size()
 	if opts.Adaptive != nil {

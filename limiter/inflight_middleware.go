@@ -194,7 +194,9 @@ func (x *occupant) classify(d *Decision) {
 		x.result = OutcomeLeft
 	default:
 		x.result = OutcomeFailed
-		d.Allowed = x.m.opts.OnError != nil && x.m.opts.OnError(x.r, d.Err)
+		if d.Allowed = x.m.opts.OnError != nil && x.m.opts.OnError(x.r, d.Err); d.Allowed {
+			x.result = OutcomeWaved
+		}
 	}
 }
 
@@ -202,6 +204,9 @@ func (x *occupant) classify(d *Decision) {
 func (x *occupant) refuse(w http.ResponseWriter, d *Decision, left bool) {
 	h := w.Header()
 	defer turnAway(h)
+	if x.result == OutcomeUnkeyed {
+		warnUnkeyed(x.r, x.m.name, d.Err)
+	}
 	switch {
 	case left && d.Err == context.Canceled:
 		// Nobody is there to be answered.

@@ -8,6 +8,8 @@ import (
 	"math/bits"
 	"sync/atomic"
 	"time"
+
+	"github.com/goweir/weir/internal/diagnose"
 )
 
 // DefaultMaxBytes is the bound of a [Memory] without [MemoryOptions.MaxBytes]:
@@ -101,6 +103,7 @@ func NewMemory(opts *MemoryOptions) *Memory {
 	if o.MaxBytes < 0 {
 		panic(fmt.Sprintf("limiter: NewMemory: MaxBytes is %d; allowed: 0 (64 MiB) or more", o.MaxBytes))
 	}
+	diagnose.Built("limiter.NewMemory")
 	if o.MaxBytes == 0 {
 		o.MaxBytes = DefaultMaxBytes
 	}

@@ -122,7 +122,8 @@ func Middleware(l Limiter, rules Rules, opts *Options) func(http.Handler) http.H
 type middleware struct {
 	limiter  Limiter
 	memory   *Memory // the same, if it is one
-	plan     *plan   // of the only rule, if its policy is always the same TokenBucket
+	trial    trial
+	plan     *plan // of the only rule, if its policy is always the same TokenBucket
 	rules    Rules
 	opts     Options
 	refunds  bool              // a rule has RefundIf
@@ -145,8 +146,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if h.opts.Observer != nil {
 		start = time.Now()
 	}
+	trial := h.trial.open()
 	if len(h.rules) != 1 || h.rules[0].Shadow {
-		x := &exchange{m: h.middleware, r: r, start: start}
+		x := &exchange{m: h.middleware, r: r, start: start, trial: trial}
 		x.d = Decision{limiter: h.limiter, rules: h.rules, form: h.opts.Headers}
 		if x.d.collect(r, h.opts.Unkeyed == SkipUnkeyed) {
 			x.d.take(r.Context())
@@ -172,7 +174,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			res[0], err = h.limiter.Take(r.Context(), c[0])
 		}
 		if err == nil {
-			now := res[0].Delay == 0
+			now := res[0].Delay == 0 && !trial
 			if now && res[0].Allowed && h.silent {
 				header := w.Header()
 				h.next.ServeHTTP(w, r)
@@ -188,7 +190,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	x := newExchange(h.middleware, r, c[0], res[0], err)
-	x.start = start
+	x.start, x.trial = start, trial
 	x.serve(w, h.next)
 }
 

@@ -109,11 +109,12 @@ const (
 	OutcomeSpared                     // it would have fitted, but another rule refused: nothing was taken
 	OutcomeShadow                     // it did not fit a rule that never refuses
 	OutcomeUnkeyed                    // there was no key to charge
-	OutcomeFailed                     // the Limiter could not decide
+	OutcomeFailed                     // the Limiter could not decide, and the request was refused
 	OutcomeLeft                       // the request ended before its turn came
+	OutcomeWaved                      // the Limiter could not decide, and Options.OnError let it pass
 )
 
-var outcomes = [...]string{"none", "allowed", "denied", "spared", "shadow", "unkeyed", "failed", "left"}
+var outcomes = [...]string{"none", "allowed", "denied", "spared", "shadow", "unkeyed", "failed", "left", "waved"}
 
 // String returns the outcome in words, for logs and metric labels.
 func (o Outcome) String() string {
@@ -154,8 +155,12 @@ func (x *exchange) observe(o Observer) {
 		e.Policy, e.Result = d.rules[d.Rule].Policy.Name, OutcomeUnkeyed
 		o.Observe(ctx, e)
 	case d.Err != nil:
+		e.Result = OutcomeFailed
+		if d.Allowed {
+			e.Result = OutcomeWaved
+		}
 		for i := range d.Charges {
-			e.Policy, e.N, e.Result = d.Charges[i].Policy.Name, d.Charges[i].Cost, OutcomeFailed
+			e.Policy, e.N = d.Charges[i].Policy.Name, d.Charges[i].Cost
 			o.Observe(ctx, e)
 		}
 	}

@@ -104,6 +104,19 @@ func TestObserver(t *testing.T) {
 	})
 }
 
+// Whether a request passed although the Limiter failed is part of the event.
+func TestObserverOfFailures(t *testing.T) {
+	for admit, want := range map[bool]limiter.Outcome{false: limiter.OutcomeFailed, true: limiter.OutcomeWaved} {
+		var n notebook
+		h := limiter.Middleware(failing{errors.New("broken")}, limiter.Rules{{Policy: limiter.PerHour("p", 1), Key: limiter.KeyGlobal}},
+			&limiter.Options{Observer: &n, OnError: func(*http.Request, error) bool { return admit }})(hello)
+		h.ServeHTTP(httptest.NewRecorder(), request(t))
+		if e := n.take(); len(e) != 1 || e[0].Result != want || e[0].Policy != "p" || e[0].N != 1 {
+			t.Errorf("OnError says %v: observed %+v, want one event with %v", admit, e, want)
+		}
+	}
+}
+
 // A Memory tells of every eviction and every refusal that it counts, and which
 // policy needed the room.
 func TestObserverOfMemory(t *testing.T) {
@@ -156,7 +169,7 @@ func TestObserverStrings(t *testing.T) {
 		{limiter.EventSent.String(), "sent"}, {limiter.EventReceived.String(), "received"}, {limiter.EventKind(99).String(), "EventKind(99)"},
 		{limiter.OutcomeAllowed.String(), "allowed"}, {limiter.OutcomeDenied.String(), "denied"}, {limiter.OutcomeSpared.String(), "spared"},
 		{limiter.OutcomeShadow.String(), "shadow"}, {limiter.OutcomeUnkeyed.String(), "unkeyed"}, {limiter.OutcomeFailed.String(), "failed"},
-		{limiter.OutcomeLeft.String(), "left"}, {limiter.Outcome(99).String(), "Outcome(99)"},
+		{limiter.OutcomeLeft.String(), "left"}, {limiter.OutcomeWaved.String(), "waved"}, {limiter.Outcome(99).String(), "Outcome(99)"},
 	} {
 		if tt.got != tt.want {
 			t.Errorf("String() = %q, want %q", tt.got, tt.want)

@@ -172,6 +172,7 @@ func (x *exchange) finish(done bool) {
 // only break, and an HTTP/2 stream is reset.
 func breakOff(w http.ResponseWriter, r *http.Request, flush bool) {
 	spoil(r)
+	warnRecovery(r)
 	rc := http.NewResponseController(innermost(w))
 	if flush {
 		// What came before the break is the client's, who may continue from

@@ -130,6 +130,15 @@ func Is(w http.ResponseWriter) bool {
 	return ok
 }
 
+// HooksOf returns the hooks that w was wrapped with, or nil if w is no wrapped
+// writer.
+func HooksOf(w http.ResponseWriter) Hooks {
+	if h, ok := w.(interface{ hooked() Hooks }); ok {
+		return h.hooked()
+	}
+	return nil
+}
+
 // Status returns the final status, 101 after a Hijack without one, and 0 before
 // the final header.
 func (w *Writer) Status() int { return w.w.status }
@@ -176,6 +185,8 @@ func (w *writer) commit(status int) {
 }
 
 func (w *writer) Unwrap() http.ResponseWriter { return w.inner }
+
+func (w *writer) hooked() Hooks { return w.hooks }
 
 func (w *writer) Header() http.Header { return w.inner.Header() }
 

@@ -1,10 +1,13 @@
 package redislimiter
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/goweir/weir/internal/diagnose"
 )
 
 // check returns every fault of the options and of the client's, joined.
@@ -22,32 +25,43 @@ func (o *Options) check(client redis.UniversalClient) error {
 	if o.DenyTime < 0 {
 		fault("DenyTime is %v; allowed: 0 (%v) or more", o.DenyTime, DefaultDenyTime)
 	}
-	settings := func(retries int, timeouts bool) {
-		if o.DangerouslyAllowRetries {
-			return
-		}
-		// go-redis itself turns -1 into 0.
-		if retries > 0 {
-			fault("the client has MaxRetries %d; allowed: -1 (a charge must not be taken twice), or DangerouslyAllowRetries", retries)
-		}
-		if !timeouts {
-			fault("the client has no ContextTimeoutEnabled, so it would ignore deadlines; set it, or DangerouslyAllowRetries")
+	if !o.DangerouslyAllowRetries {
+		for _, f := range unfit(client) {
+			fault("%s, or DangerouslyAllowRetries", f)
 		}
 	}
-	switch c := client.(type) {
-	case *redis.Client:
-		settings(c.Options().MaxRetries, c.Options().ContextTimeoutEnabled)
-	case *redis.ClusterClient:
-		settings(c.Options().MaxRetries, c.Options().ContextTimeoutEnabled)
-	case *redis.Ring:
-		settings(c.Options().MaxRetries, c.Options().ContextTimeoutEnabled)
-		if o.Slot == "" {
-			fault("a *redis.Ring spreads keys over servers that know nothing of each other; set Slot")
-		}
-	default:
-		if !o.DangerouslyAllowRetries {
-			fault("the client is a %T, whose settings cannot be seen; allowed: *redis.Client, *redis.ClusterClient, *redis.Ring with Slot, or DangerouslyAllowRetries", client)
-		}
+	if _, ok := client.(*redis.Ring); ok && o.Slot == "" {
+		fault("a *redis.Ring spreads keys over servers that know nothing of each other; set Slot")
 	}
 	return errors.Join(faults...)
+}
+
+// unfit returns what a client should not be like.
+func unfit(client redis.UniversalClient) (faults []string) {
+	var retries int
+	var deadlines bool
+	switch c := client.(type) {
+	case *redis.Client:
+		retries, deadlines = c.Options().MaxRetries, c.Options().ContextTimeoutEnabled
+	case *redis.ClusterClient:
+		retries, deadlines = c.Options().MaxRetries, c.Options().ContextTimeoutEnabled
+	case *redis.Ring:
+		retries, deadlines = c.Options().MaxRetries, c.Options().ContextTimeoutEnabled
+	default:
+		return []string{fmt.Sprintf("the client is a %T, whose settings cannot be seen; allowed: *redis.Client, *redis.ClusterClient, *redis.Ring with Slot", client)}
+	}
+	if retries > 0 { // go-redis itself turns -1 into 0
+		faults = append(faults, fmt.Sprintf("the client has MaxRetries %d; allowed: -1 (a charge must not be taken twice)", retries))
+	}
+	if !deadlines {
+		faults = append(faults, "the client has no ContextTimeoutEnabled, so it would ignore deadlines; set it")
+	}
+	return faults
+}
+
+// warnUnfit is for clients that New would refuse without DangerouslyAllowRetries.
+func warnUnfit(client redis.UniversalClient) {
+	for _, f := range unfit(client) {
+		diagnose.RedisRetries.Tell(context.Background(), "redislimiter: New: "+f)
+	}
 }

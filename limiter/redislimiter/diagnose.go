@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/goweir/weir/internal/diagnose"
 	"github.com/goweir/weir/limiter"
 )
 
@@ -108,6 +110,8 @@ func diagnoseServer(ctx context.Context, c *redis.Client) (findings []error) {
 	if policy, err := c.ConfigGet(ctx, "maxmemory-policy").Result(); err == nil {
 		if p := policy["maxmemory-policy"]; p != "" && p != "noeviction" {
 			find("maxmemory-policy is %s, so quotas may be evicted, which makes them whole early; use noeviction, or a server of its own", p)
+			diagnose.RedisEvicts.Tell(ctx, "redislimiter: the server may evict quotas, which makes them whole early; use maxmemory-policy noeviction, or a server of its own",
+				slog.String("server", c.Options().Addr), slog.String("maxmemory-policy", p))
 		}
 	}
 	if info, err := c.ClusterInfo(ctx).Result(); err == nil {

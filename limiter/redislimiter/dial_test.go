@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/goweir/weir/internal/diagnose/diagnosetest"
 	"github.com/goweir/weir/internal/redistest"
 	"github.com/goweir/weir/limiter/redislimiter"
 )
@@ -134,7 +135,11 @@ func TestNewRefuses(t *testing.T) {
 		{ring, redislimiter.Options{Slot: "s"}, nil},
 		{good, redislimiter.Options{}, nil},
 	} {
+		log := diagnosetest.Record(t)
 		_, err := redislimiter.New(tt.client, &tt.opts)
+		if warned := log.Codes() == "redis-retries"; warned != tt.opts.DangerouslyAllowRetries || !warned && log.Codes() != "" {
+			t.Errorf("New(%T, %+v) told %q", tt.client, tt.opts, log.Codes())
+		}
 		if (err == nil) != (tt.want == nil) {
 			t.Errorf("New(%T, %+v) = %v", tt.client, tt.opts, err)
 		}
@@ -154,7 +159,11 @@ func TestDiagnose(t *testing.T) {
 	}
 	s.Do("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
 	s.Do("ACL", "SETUSER", "default", "-pttl", "-zadd")
+	log := diagnosetest.Record(t)
 	err := l.Diagnose(t.Context())
+	if text := log.Text(); log.Codes() != "redis-evicts" || !strings.Contains(text, "allkeys-lru") {
+		t.Errorf("a server that evicts: told %s", text)
+	}
 	if err == nil || !strings.Contains(err.Error(), "allkeys-lru") || !errors.Is(err, redislimiter.ErrPermission) {
 		t.Errorf("a server that evicts and forbids: %v", err)
 	}

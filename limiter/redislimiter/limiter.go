@@ -75,6 +75,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/goweir/weir/internal/diagnose"
 	"github.com/goweir/weir/limiter"
 )
 
@@ -198,6 +199,10 @@ func New(client redis.UniversalClient, opts *Options) (*Limiter, error) {
 	}
 	if err := o.check(client); err != nil {
 		return nil, err
+	}
+	diagnose.Built("redislimiter.New")
+	if o.DangerouslyAllowRetries {
+		warnUnfit(client)
 	}
 	if o.Prefix == "" {
 		o.Prefix = DefaultPrefix
