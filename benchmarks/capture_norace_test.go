@@ -1,5 +1,5 @@
 //go:build !race
 
-package benchmarks_test
+package main_test
 
 const raceEnabled = false

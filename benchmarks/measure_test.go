@@ -1,6 +1,6 @@
-// Package benchmarks_test compares weir with floors written by hand and with
+// Package main_test compares weir with floors written by hand and with
 // other libraries, in one process and one run.
-package benchmarks_test
+package main_test
 
 import (
 	"flag"

@@ -10,6 +10,8 @@ import (
 type histogram struct {
 	counts [steps * 32]uint32
 	total  int
+
+	longest time.Duration
 }
 
 const steps = 31 // powers of two from 32 ns
@@ -17,6 +19,7 @@ const steps = 31 // powers of two from 32 ns
 func (h *histogram) add(d time.Duration) {
 	h.counts[bucket(d)]++
 	h.total++
+	h.longest = max(h.longest, d)
 }
 
 func bucket(d time.Duration) int {
@@ -42,6 +45,7 @@ func (h *histogram) merge(o *histogram) {
 		h.counts[i] += n
 	}
 	h.total += o.total
+	h.longest = max(h.longest, o.longest)
 }
 
 // quantile returns the time within which a share q of all lies.

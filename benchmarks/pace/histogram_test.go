@@ -25,7 +25,10 @@ func TestHistogramQuantiles(t *testing.T) {
 	}
 	h.merge(&other)
 	slices.Sort(all)
-	for _, q := range []float64{0, 0.001, 0.5, 0.99, 0.999} {
+	if got := h.longest; got != all[len(all)-1] {
+		t.Errorf("the longest is %v, want %v", got, all[len(all)-1])
+	}
+	for _, q := range []float64{0, 0.001, 0.5, 0.95, 0.99, 0.999} {
 		want := all[int(q*float64(len(all)))]
 		if got := h.quantile(q); got < want || got > want+want/32 {
 			t.Errorf("quantile %v is %v, want %v to %v", q, got, want, want+want/32)

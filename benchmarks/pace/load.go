@@ -14,6 +14,9 @@ import (
 type Load struct {
 	Name string
 	Do   func(caller, i int) error // the i-th request of that caller
+
+	// Every is in place of that of the options. 0: that of the options.
+	Every time.Duration
 }
 
 // LoadOptions say how to ask and for how long.
@@ -30,6 +33,11 @@ type LoadOptions struct {
 
 	// Used says what a server has used so far. It may be nil.
 	Used func() Usage
+
+	// Step is called before each turn with the name of the load. When it
+	// reports false, nothing more is measured, and some of the loads may have
+	// fewer rounds than others, or none. It may be nil.
+	Step func(name string) bool
 }
 
 // Usage is what a server says it has used since it started.
@@ -42,7 +50,8 @@ type Usage struct {
 type Heat struct {
 	Name            string
 	Rate            []float64 // answers a second
-	P50, P99        []float64 // ns
+	P50, P95, P99   []float64 // ns
+	Max             []float64 // ns, the longest of a round
 	CPU             []float64 // of this process, ns an answer
 	Commands, Reads []float64 // of the server, an answer
 	ServerCPU       []float64 // ns an answer
@@ -60,10 +69,17 @@ func Press(o LoadOptions, loads ...Load) []Heat {
 			if round%2 == 1 {
 				i = len(loads) - 1 - i
 			}
-			runtime.GC()                            // nobody pays for another's garbage
-			drive(loads[i].Do, o, o.Slice/8, 1<<40) // nor for another's caches and connections
 			heats[i].Name = loads[i].Name
-			heats[i].measure(loads[i].Do, o)
+			if o.Step != nil && !o.Step(loads[i].Name) {
+				return heats
+			}
+			turn := o
+			if loads[i].Every > 0 {
+				turn.Every = loads[i].Every
+			}
+			runtime.GC()                               // nobody pays for another's garbage
+			drive(loads[i].Do, turn, o.Slice/8, 1<<40) // nor for another's caches and connections
+			heats[i].measure(loads[i].Do, turn)
 		}
 	}
 	return heats
@@ -84,7 +100,9 @@ func (h *Heat) measure(do func(int, int) error, o LoadOptions) {
 	add := func(figures *[]float64, f float64) { *figures = append(*figures, f) }
 	add(&h.Rate, n/took.Seconds())
 	add(&h.P50, float64(all.times.quantile(0.5)))
+	add(&h.P95, float64(all.times.quantile(0.95)))
 	add(&h.P99, float64(all.times.quantile(0.99)))
+	add(&h.Max, float64(all.times.longest))
 	add(&h.CPU, float64(cpu)/n)
 	add(&h.Commands, (after.Commands-before.Commands)/n)
 	add(&h.Reads, (after.Reads-before.Reads)/n)

@@ -31,6 +31,11 @@ type Options struct {
 	// data of the cases is so much that it would take most of the time. Then it
 	// is so much too that no collection starts by itself.
 	Large bool
+
+	// Step is called before each turn with the name of the case. When it
+	// reports false, nothing more is measured, and some of the cases may have
+	// fewer rounds than others, or none. It may be nil.
+	Step func(name string) bool
 }
 
 // A Row is what was measured of a Case: nanoseconds per run in each round.
@@ -56,6 +61,9 @@ func Compare(o Options, cases ...Case) []Row {
 			i := (k + round) % len(cases)
 			if round%2 == 1 {
 				i = len(cases) - 1 - i
+			}
+			if o.Step != nil && !o.Step(cases[i].Name) {
+				return rows
 			}
 			if !o.Large {
 				runtime.GC() // nobody pays for another's garbage
@@ -125,20 +133,27 @@ func (r Row) Minus(bare Row) Row {
 }
 
 // A Spread is the median of several figures, the lowest and the highest.
-type Spread struct{ Median, Min, Max float64 }
+type Spread struct {
+	Median float64 `json:"median"`
+	Min    float64 `json:"min"`
+	Max    float64 `json:"max"`
+}
 
 func (s Spread) String() string { return fmt.Sprintf("%.2f [%.2f %.2f]", s.Median, s.Min, s.Max) }
 
-// Median returns the spread of figures.
+// Median returns the spread of figures, which is 0 of none.
 func Median(figures []float64) Spread {
+	if len(figures) == 0 {
+		return Spread{}
+	}
 	s := slices.Sorted(slices.Values(figures))
 	mid := (s[(len(s)-1)/2] + s[len(s)/2]) / 2
 	return Spread{mid, s[0], s[len(s)-1]}
 }
 
-// Ratio returns the spread of a/b, round by round.
+// Ratio returns the spread of a/b, over the rounds that both have.
 func Ratio(a, b []float64) Spread {
-	r := make([]float64, len(a))
+	r := make([]float64, min(len(a), len(b)))
 	for i := range a {
 		r[i] = a[i] / b[i]
 	}

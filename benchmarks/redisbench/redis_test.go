@@ -23,9 +23,9 @@ import (
 
 // deciders are weir's and the peers', the first that of weir as it comes.
 var deciders = append([]redisbench.Decider{
-	weirWith("weir", redislimiter.Options{}),
-	leases,
-	same,
+	redisbench.WeirWith("weir", redislimiter.Options{}),
+	redisbench.Leases,
+	redisbench.Same,
 }, redisbench.Peers...)
 
 // A shared decider keeps its quotas in a Redis server.
@@ -171,7 +171,7 @@ func TestAlone(t *testing.T) {
 	for _, draws := range [][]string{many[:1], many} {
 		press(t, s, fmt.Sprintf("keys: %d, callers: 1", len(draws)), options(1),
 			share(t, deciders[0], s.Addr(), redisbench.Plenty).warm(t, draws).load(draws),
-			share(t, same, s.Addr(), redisbench.Plenty).warm(t, draws).load(draws))
+			share(t, redisbench.Same, s.Addr(), redisbench.Plenty).warm(t, draws).load(draws))
 	}
 }
 
@@ -236,14 +236,14 @@ func TestRoundTrips(t *testing.T) {
 		}
 	}
 	for _, d := range deciders {
-		if d.Name != leases.Name {
+		if d.Name != redisbench.Leases.Name {
 			count(d, redisbench.Plenty, draws, 1)
 		}
 	}
-	count(leases, redisbench.Plenty, draws[:1], 0.02)
-	count(five, redisbench.Plenty, draws, 1)
+	count(redisbench.Leases, redisbench.Plenty, draws[:1], 0.02)
+	count(redisbench.Five, redisbench.Plenty, draws, 1)
 	drained := slices.Repeat(draws[:1], 2) // the second time it is refused
-	count(weirWith("weir, denied", redislimiter.Options{}), redisbench.Few, drained, 0)
+	count(redisbench.WeirWith("weir, denied", redislimiter.Options{}), redisbench.Few, drained, 0)
 }
 
 // TestMemory fills the server with keys and asks it what they take.
@@ -280,7 +280,7 @@ func TestMemory(t *testing.T) {
 func TestExactness(t *testing.T) {
 	times := size(5, 1)
 	for _, d := range deciders {
-		if d.Name == same.Name || d.Name == leases.Name {
+		if d.Name == redisbench.Same.Name || d.Name == redisbench.Leases.Name {
 			continue // one does not look at the answers, the other trades exactness
 		}
 		s := redistest.Start(t) // its own, for breakers

@@ -1,6 +1,4 @@
-//go:build unix
-
-package redisbench_test
+package redisbench
 
 import (
 	"context"
@@ -9,13 +7,12 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/goweir/weir/benchmarks/redisbench"
 	"github.com/goweir/weir/limiter"
 	"github.com/goweir/weir/limiter/redislimiter"
 )
 
-// policy is the quota of weir that corresponds to q.
-func policy(q redisbench.Quota) limiter.Policy {
+// Policy is the quota of weir that corresponds to q.
+func Policy(q Quota) limiter.Policy {
 	limit, window, burst := q.Bucket()
 	return limiter.Policy{Name: "client", Limit: limit, Window: window, Burst: burst}
 }
@@ -31,11 +28,11 @@ func open(addr string, opts redislimiter.Options) (*redislimiter.Limiter, *redis
 	return l, c
 }
 
-// weirWith is weir with such options.
-func weirWith(name string, opts redislimiter.Options) redisbench.Decider {
-	return redisbench.Decider{Name: name, New: func(addr string, q redisbench.Quota) (func(string) (bool, error), func()) {
+// WeirWith is weir with such options.
+func WeirWith(name string, opts redislimiter.Options) Decider {
+	return Decider{Name: name, New: func(addr string, q Quota) (func(string) (bool, error), func()) {
 		l, c := open(addr, opts)
-		ctx, p := context.Background(), policy(q)
+		ctx, p := context.Background(), Policy(q)
 		return func(key string) (bool, error) {
 			r, err := l.Take(ctx, limiter.Charge{Policy: p, Key: key, Cost: 1})
 			return r.Allowed, err
@@ -43,16 +40,16 @@ func weirWith(name string, opts redislimiter.Options) redisbench.Decider {
 	}}
 }
 
-// leases takes 100 units in advance.
-var leases = weirWith("weir, leases of 100", redislimiter.Options{
+// Leases takes 100 units in advance.
+var Leases = WeirWith("weir, leases of 100", redislimiter.Options{
 	Prefix: "lease",
 	Lease:  func(limiter.Policy) int { return 100 },
 })
 
-// five charges five quotas in one decision.
-var five = redisbench.Decider{Name: "weir, five limits", New: func(addr string, q redisbench.Quota) (func(string) (bool, error), func()) {
+// Five charges five quotas in one decision.
+var Five = Decider{Name: "weir, five limits", New: func(addr string, q Quota) (func(string) (bool, error), func()) {
 	l, c := open(addr, redislimiter.Options{Prefix: "five"})
-	ctx, p := context.Background(), policy(q)
+	ctx, p := context.Background(), Policy(q)
 	return func(key string) (bool, error) {
 		cs := make([]limiter.Charge, 5)
 		for i, name := range []string{"client", "user", "route", "tenant", "everyone"} {
@@ -65,11 +62,11 @@ var five = redisbench.Decider{Name: "weir, five limits", New: func(addr string, 
 	}, func() { c.Close() }
 }}
 
-// same asks the server by weir's own script, with the very arguments that
+// Same asks the server by weir's own script, with the very arguments that
 // weir sends for one decision about the key, one by one: what a limiter with that
 // script would do if it did nothing else. It learns them when it is first asked
 // about a key, and does not look at the answers.
-var same = redisbench.Decider{Name: "the same script by plain EVALSHA", New: func(addr string, q redisbench.Quota) (func(string) (bool, error), func()) {
+var Same = Decider{Name: "the same script by plain EVALSHA", New: func(addr string, q Quota) (func(string) (bool, error), func()) {
 	l, heard := open(addr, redislimiter.Options{Prefix: "same"})
 	h := new(hearing)
 	heard.AddHook(h)
@@ -77,7 +74,7 @@ var same = redisbench.Decider{Name: "the same script by plain EVALSHA", New: fun
 
 	var calls sync.Map
 	var learning sync.Mutex
-	ctx, p := context.Background(), policy(q)
+	ctx, p := context.Background(), Policy(q)
 	return func(key string) (bool, error) {
 		args, ok := calls.Load(key)
 		if !ok {
