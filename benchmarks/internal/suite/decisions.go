@@ -1,0 +1,304 @@
+package suite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/goweir/weir/benchmarks/internal/report"
+	"github.com/goweir/weir/benchmarks/pace"
+	"github.com/goweir/weir/benchmarks/redisbench"
+	"github.com/goweir/weir/limiter"
+)
+
+const manyKeys = 10_000
+
+// nothing is the row of a decision that is none: what the schedule itself costs.
+const nothing = "(nothing: the clock and the scheduler)"
+
+// opened is a backend in use, with all keys known to it.
+type opened struct {
+	l      limiter.Limiter
+	keys   []string
+	known  map[string]bool // quotas that were filled
+	closer func()
+}
+
+// backend opens the one of that name, or returns it if it is open.
+func (r *run) backend(name string) (*opened, error) {
+	if o := r.opened[name]; o != nil {
+		return o, nil
+	}
+	if strings.Contains(name, "Cluster") {
+		if err := r.cluster(); err != nil {
+			return nil, err
+		}
+	}
+	if name == farOne || name == farAll {
+		if r.place.Far == "" {
+			return nil, errors.New("there is no delay on this server")
+		}
+	}
+	l, closer, err := r.place.open(name)
+	if err != nil {
+		return nil, err
+	}
+	o := &opened{l: l, closer: closer, keys: keys(r.id, manyKeys), known: map[string]bool{}}
+	if err := o.fill(r.ctx, policyOf(limiter.TokenBucket), o.keys); err != nil {
+		closer()
+		return nil, err
+	}
+	r.opened[name] = o
+	return o, nil
+}
+
+func (r *run) close() {
+	for _, o := range r.opened {
+		o.closer()
+	}
+	clear(r.opened)
+}
+
+// fill sees every key once, so that scripts are loaded and what is measured are
+// decisions about keys that are known.
+func (o *opened) fill(ctx context.Context, p limiter.Policy, keys []string) error {
+	quota := fmt.Sprint(p, len(keys))
+	if o.known[quota] {
+		return nil
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var failed error
+	for part := range slices.Chunk(keys, (len(keys)+63)/64) {
+		wg.Go(func() {
+			for _, k := range part {
+				if err := o.insist(ctx, p, k); err != nil {
+					mu.Lock()
+					defer mu.Unlock()
+					failed = err
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	o.known[quota] = failed == nil
+	return failed
+}
+
+// insist asks until it is answered: a busy machine may let a first call time out.
+func (o *opened) insist(ctx context.Context, p limiter.Policy, key string) (err error) {
+	for range 100 {
+		if _, err = o.l.Take(ctx, limiter.Charge{Policy: p, Key: key, Cost: 1}); err == nil || ctx.Err() != nil {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return err
+}
+
+// load is the workload of many callers, each of whom starts at another place.
+func (o *opened) load(name string, p limiter.Policy, draws []string) pace.Load {
+	ctx := context.Background()
+	return pace.Load{Name: name, Do: func(caller, i int) error {
+		_, err := o.l.Take(ctx, limiter.Charge{Policy: p, Key: draws[(caller*7919+i)%len(draws)], Cost: 1})
+		return err
+	}}
+}
+
+// A pattern is which keys are asked for.
+type pattern struct {
+	name  string
+	quota redisbench.Quota
+	draws func([]string) []string
+}
+
+var patterns = []pattern{
+	{"hot key", redisbench.Plenty, func(ks []string) []string { return ks[:1] }},
+	{"10,000 keys", redisbench.Plenty, func(ks []string) []string { return ks }},
+	{"Zipf over 10,000 keys", redisbench.Plenty, zipf},
+	{"hot key, refused", redisbench.Few, func(ks []string) []string { return ks[:1] }},
+}
+
+func zipf(ks []string) []string {
+	z := rand.NewZipf(rand.New(rand.NewPCG(1, 8)), 1.1, 1, uint64(len(ks)-1))
+	draws := make([]string, 1<<18)
+	for i := range draws {
+		draws[i] = ks[z.Uint64()]
+	}
+	return draws
+}
+
+var callers = []int{1, 16, 64, 256}
+
+var loadColumns = []string{"rate", "ratio", "offered", "p50", "p95", "p99", "max", "commands", "reads", "cpu", "server_cpu"}
+
+// decisions is the full cross of backends, callers and keys for a TokenBucket.
+func (r *run) decisions() section {
+	s := section{Section: report.Section{
+		ID: "backends", Title: "Backends", Columns: loadColumns,
+		Text: "Decisions of a token bucket. The rate is that of callers who each ask again as soon as they are answered; " +
+			"commands, reads and CPU time (of client and driver, and of the server) are of that, too. Times are of a second measurement: decisions are due on a " +
+			"schedule, at half of the rate of the slowest backend that is not far away, or half of its own if that is less, and time counts from when a decision " +
+			"was due, so that a backend that stalls pays for those who wait behind it. What the schedule itself costs is the row of nothing. \"1 ms away\" is a " +
+			"proxy in this process that delays; it takes CPU time for each packet. Failover has a budget of a second here.",
+	}}
+	for _, p := range patterns {
+		for _, n := range callers {
+			if p.quota == redisbench.Few && n != 1 && n != 64 {
+				continue
+			}
+			var rows []string
+			for _, b := range backends {
+				if r.Quick && !b.quick {
+					continue
+				}
+				rows = append(rows, b.name)
+			}
+			g := group{
+				name: fmt.Sprintf("%s, goroutines: %d", p.name, n), x: n, panel: p.name,
+				rows: append(rows, nothing), turns: 2 * r.Rounds,
+				quick: (n == 1 || n == 64) && p.name != patterns[2].name,
+			}
+			g.measure = func(rows []string) ([]report.Row, error) {
+				policy := redisbench.Policy(p.quota)
+				return r.press(rows, n, policy, p.draws)
+			}
+			s.groups = append(s.groups, g)
+		}
+	}
+	return s
+}
+
+// algorithms compares the algorithms at one load.
+func (r *run) algorithms() section {
+	s := section{Section: report.Section{
+		ID: "algorithms", Title: "Algorithms", Columns: loadColumns,
+		Text: "The other algorithms at 64 goroutines and 10,000 keys, measured like the backends. The sliding log has a limit of 20 a second for each key, " +
+			"since it remembers every event: in memory most of its decisions are refusals. Leases are for token buckets and fixed windows only.",
+	}}
+	for a := limiter.TokenBucket; a <= limiter.SlidingLog; a++ {
+		rows := []string{inMemory, oneByOne, coalesced}
+		if a == limiter.TokenBucket || a == limiter.FixedWindow {
+			rows = append(rows, leased)
+		}
+		s.groups = append(s.groups, group{
+			name: a.String(), rows: rows, turns: 2 * r.Rounds,
+			measure: func(rows []string) ([]report.Row, error) {
+				return r.press(rows, 64, policyOf(a), patterns[1].draws)
+			},
+		})
+	}
+	return s
+}
+
+// press measures backends under so many callers: how fast they are, and then how
+// long they take when they are asked on a schedule.
+func (r *run) press(names []string, callers int, p limiter.Policy, draws func([]string) []string) ([]report.Row, error) {
+	var loads []pace.Load
+	var failed []error
+	var used func() pace.Usage
+	var far []bool
+	for _, name := range names {
+		if name == nothing {
+			loads = append(loads, pace.Load{Name: name, Do: func(int, int) error { return nil }})
+			far = append(far, true)
+			continue
+		}
+		o, err := r.backend(name)
+		if err == nil {
+			known := o.keys
+			if len(draws(o.keys)) == 1 {
+				known = o.keys[:1]
+			}
+			err = o.fill(r.ctx, p, known)
+		}
+		if err != nil {
+			if r.ctx.Err() == nil {
+				failed = append(failed, fmt.Errorf("%s: %w", name, err))
+			}
+			continue
+		}
+		loads = append(loads, o.load(name, p, draws(o.keys)))
+		far = append(far, name == farOne || name == farAll)
+	}
+	if r.server != nil {
+		used = r.server.used()
+	}
+	return r.rates(loads, far, callers, used), errors.Join(failed...)
+}
+
+// rates measures loads as fast as they go, and then on a schedule.
+func (r *run) rates(loads []pace.Load, far []bool, callers int, used func() pace.Usage) []report.Row {
+	o := r.loads()
+	o.Callers, o.Used = callers, used
+	fast := pace.Press(o, loads...)
+
+	half := 0.0
+	for i, h := range fast {
+		if rate := pace.Median(h.Rate).Median; rate > 0 && !far[i] && (half == 0 || rate < half) {
+			half = rate
+		}
+	}
+	half /= 2
+	o.Used = nil
+	var due []pace.Load
+	for i, h := range fast {
+		rate := half
+		if own := pace.Median(h.Rate).Median / 2; own > 0 && (rate == 0 || own < rate) {
+			rate = own
+		}
+		l := loads[i]
+		if rate > 0 {
+			l.Every = time.Duration(float64(callers) / rate * float64(time.Second))
+		}
+		due = append(due, l)
+	}
+	var timed []pace.Heat
+	if r.ctx.Err() == nil {
+		timed = pace.Press(o, due...)
+	}
+
+	rows := make([]report.Row, len(loads))
+	for i, h := range fast {
+		row := &rows[i]
+		row.Name = loads[i].Name
+		if len(h.Rate) == 0 {
+			continue
+		}
+		if row.Name != nothing {
+			put(row, "rate", h.Rate, 1)
+			ratio(row, "ratio", h.Rate, fast[0].Rate)
+			if used != nil && !strings.Contains(row.Name, "Cluster") {
+				put(row, "commands", h.Commands, 1)
+				if r.server.kind != embedded {
+					put(row, "reads", h.Reads, 1)
+					put(row, "server_cpu", h.ServerCPU, 1e-3)
+				}
+			}
+			put(row, "cpu", h.CPU, 1e-3) // ns a decision are ms a million
+		}
+		errs, err := h.Errors, h.Err
+		if timed != nil && len(timed[i].P50) > 0 {
+			t := timed[i]
+			put(row, "offered", []float64{float64(callers) / due[i].Every.Seconds()}, 1)
+			put(row, "p50", t.P50, 1)
+			put(row, "p95", t.P95, 1)
+			put(row, "p99", t.P99, 1)
+			put(row, "max", []float64{slices.Max(t.Max)}, 1)
+			errs += t.Errors
+			if t.Err != nil {
+				err = t.Err
+			}
+		}
+		if errs > 0 {
+			row.Note = fmt.Sprintf("%d errors, such as: %v", errs, err)
+		}
+	}
+	return rows
+}

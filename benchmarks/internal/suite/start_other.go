@@ -1,0 +1,9 @@
+//go:build !unix
+
+package suite
+
+func haveRedis() bool { return false }
+
+func startRedis(*stage) string { panic("not started here") }
+
+func startCluster(*stage) []string { panic("not started here") }
