@@ -47,7 +47,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	redis := flags.String("redis", "", "`URL` of the server, as in redis://127.0.0.1:6379/0 (default: start redis-server if it is installed, else the embedded one)")
 	out := flags.String("out", filepath.Join("benchmarks", "report"), "`folder` for report.html, report.md and results.json")
 	compare := flags.String("compare", "", "compare with an older results.json, this `file`")
-	rounds := flags.Int("rounds", 3, "turns of each row")
+	rounds := flags.Int("rounds", 0, "turns of each row (default 3, with -check 5)")
 	slice := flags.Duration("slice", 150*time.Millisecond, "length of a turn")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -56,6 +56,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 
+	if *rounds == 0 {
+		*rounds = 3
+		if *check {
+			*rounds = 5
+		}
+	}
 	o := suite.Options{Quick: *quick, Check: *check, Redis: *redis, Rounds: *rounds, Slice: *slice}
 	var old *report.Results
 	errs := []error{outFolder(*out)}

@@ -29,7 +29,7 @@ func newProgress(w io.Writer) *progress {
 
 // show is told before each turn. What there is to do takes turns that are not
 // all of the same length, so the time left is a guess.
-func (p *progress) show(done, total int, what string) {
+func (p *progress) show(done, total int, group, row string) {
 	passed := time.Since(p.start)
 	left := ""
 	if done > total/50 && done > 0 {
@@ -39,18 +39,16 @@ func (p *progress) show(done, total int, what string) {
 		const width = 24
 		full := width * done / max(1, total)
 		text := fmt.Sprintf("[%s%s] %3d %% %v%s  %s", strings.Repeat("#", full), strings.Repeat(".", width-full),
-			100*done/max(1, total), passed.Round(time.Second), left, what)
+			100*done/max(1, total), passed.Round(time.Second), left, group+": "+row)
 		if r := []rune(text); len(r) > 118 {
 			text = string(r[:117]) + "…"
 		}
 		fmt.Fprintf(p.w, "\r\x1b[K%s", text)
 		return
 	}
-	section, group, _ := strings.Cut(what, ": ")
-	group, _, _ = strings.Cut(group, ": ") // without the row
-	if name := section + ": " + group; name != p.last {
-		p.last = name
-		fmt.Fprintf(p.w, "%3d %% %v%s  %s\n", 100*done/max(1, total), passed.Round(time.Second), left, name)
+	if group != p.last {
+		p.last = group
+		fmt.Fprintf(p.w, "%3d %% %v%s  %s\n", 100*done/max(1, total), passed.Round(time.Second), left, group)
 	}
 }
 

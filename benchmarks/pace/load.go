@@ -134,7 +134,7 @@ func drive(do func(int, int) error, o LoadOptions, d time.Duration, first int) *
 			}
 			for i := first; asked < d; i++ {
 				if early := asked - time.Since(start); o.Every > 0 && early > 0 {
-					time.Sleep(early)
+					sleep(early)
 				}
 				err := do(c, i)
 				now := time.Since(start)

@@ -166,16 +166,20 @@ func (q Quota) maxRate() throttled.RateQuota {
 	}
 }
 
-// quiet keeps go-zero's log and its statistics out of the tables, and what its
-// clients say, which nobody can close, when a server ends.
 var quiet sync.Once
 
-func goZero(addr string) *gozeroredis.Redis {
+// Quiet keeps go-zero's log and its statistics out of the tables, and what its
+// clients say, which nobody can close, when a server ends.
+func Quiet() {
 	quiet.Do(func() {
 		logx.Disable()
 		stat.DisableLog()
 		logging.Disable()
 	})
+}
+
+func goZero(addr string) *gozeroredis.Redis {
+	Quiet()
 	return gozeroredis.MustNewRedis(gozeroredis.RedisConf{Host: addr, Type: gozeroredis.NodeType})
 }
 

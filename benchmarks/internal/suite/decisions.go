@@ -142,9 +142,9 @@ var loadColumns = []string{"rate", "ratio", "offered", "p50", "p95", "p99", "max
 func (r *run) decisions() section {
 	s := section{Section: report.Section{
 		ID: "backends", Title: "Backends", Columns: loadColumns,
-		Text: "Decisions of a token bucket. The rate is that of callers who each ask again as soon as they are answered; " +
+		Text: "Decisions of a token bucket. The reference of ratios is Redis asked one by one. The rate is that of callers who each ask again as soon as they are answered; " +
 			"commands, reads and CPU time (of client and driver, and of the server) are of that, too. Times are of a second measurement: decisions are due on a " +
-			"schedule, at half of the rate of the slowest backend that is not far away, or half of its own if that is less, and time counts from when a decision " +
+			"schedule, at half of the rate of the slowest backend that is not far away, or half of its own if that is less, and never more than 20,000 a second, and time counts from when a decision " +
 			"was due, so that a backend that stalls pays for those who wait behind it. What the schedule itself costs is the row of nothing. \"1 ms away\" is a " +
 			"proxy in this process that delays; it takes CPU time for each packet. Failover has a budget of a second here.",
 	}}
@@ -155,7 +155,7 @@ func (r *run) decisions() section {
 			}
 			var rows []string
 			for _, b := range backends {
-				if r.Quick && !b.quick {
+				if (r.Quick || r.Check) && !b.quick {
 					continue
 				}
 				rows = append(rows, b.name)
@@ -164,6 +164,7 @@ func (r *run) decisions() section {
 				name: fmt.Sprintf("%s, goroutines: %d", p.name, n), x: n, panel: p.name,
 				rows: append(rows, nothing), turns: 2 * r.Rounds,
 				quick: (n == 1 || n == 64) && p.name != patterns[2].name,
+				check: n == 64 && p.name == patterns[1].name,
 			}
 			g.measure = func(rows []string) ([]report.Row, error) {
 				policy := redisbench.Policy(p.quota)
@@ -233,6 +234,9 @@ func (r *run) press(names []string, callers int, p limiter.Policy, draws func([]
 	return r.rates(loads, far, callers, used), errors.Join(failed...)
 }
 
+// isReference reports whether ratios are to l: in each group there is one such.
+func isReference(l pace.Load) bool { return l.Name == oneByOne || l.Name == redisbench.RedisRate }
+
 // rates measures loads as fast as they go, and then on a schedule.
 func (r *run) rates(loads []pace.Load, far []bool, callers int, used func() pace.Usage) []report.Row {
 	o := r.loads()
@@ -245,7 +249,8 @@ func (r *run) rates(loads []pace.Load, far []bool, callers int, used func() pace
 			half = rate
 		}
 	}
-	half /= 2
+	// More than this is more than the schedule itself can keep.
+	half = min(half/2, 20_000)
 	o.Used = nil
 	var due []pace.Load
 	for i, h := range fast {
@@ -273,7 +278,9 @@ func (r *run) rates(loads []pace.Load, far []bool, callers int, used func() pace
 		}
 		if row.Name != nothing {
 			put(row, "rate", h.Rate, 1)
-			ratio(row, "ratio", h.Rate, fast[0].Rate)
+			if reference := slices.IndexFunc(loads, isReference); reference >= 0 {
+				ratio(row, "ratio", h.Rate, fast[reference].Rate)
+			}
 			if used != nil && !strings.Contains(row.Name, "Cluster") {
 				put(row, "commands", h.Commands, 1)
 				if r.server.kind != embedded {

@@ -1,6 +1,7 @@
 package suite
 
 import (
+	"fmt"
 	"os"
 	"strings"
 )
@@ -27,4 +28,20 @@ func load() string {
 		return "unknown"
 	}
 	return strings.Join(fields[:3], " ")
+}
+
+// peakRSS returns the most resident memory this process had, or 0 where that is
+// not known.
+func peakRSS() int64 {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(status)) {
+		var kib int64
+		if _, err := fmt.Sscanf(line, "VmHWM: %d kB", &kib); err == nil {
+			return kib << 10
+		}
+	}
+	return 0
 }

@@ -1,6 +1,13 @@
 package suite
 
+import "errors"
+
+var errNoMemory = errors.New("the embedded server does not tell what memory it uses")
+
 // plan returns all sections, in the order of the report.
 func (r *run) plan() []section {
-	return []section{r.decisions(), r.algorithms()}
+	return []section{
+		r.pinned(), r.decisions(), r.algorithms(), r.costs(), r.exactness(), r.memory(),
+		r.redisPeers(), r.memoryPeers(), r.middlewares(), r.chain(), r.captures(), r.proxies(), r.downloadMemory(),
+	}
 }

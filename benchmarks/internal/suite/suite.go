@@ -13,6 +13,7 @@ import (
 
 	"github.com/goweir/weir/benchmarks/internal/report"
 	"github.com/goweir/weir/benchmarks/pace"
+	"github.com/goweir/weir/benchmarks/redisbench"
 	"github.com/goweir/weir/internal/faultnet"
 )
 
@@ -29,7 +30,7 @@ type Options struct {
 
 	// Progress is told before each turn how many have been and are to come. It
 	// may be nil.
-	Progress func(done, total int, what string)
+	Progress func(done, total int, group, row string)
 }
 
 // A section is a part of the suite: what it says of itself, and its groups, which
@@ -74,6 +75,7 @@ type run struct {
 // Run measures until all is done or ctx ends: then the results are partial and
 // say so. The error is for what no results can come of.
 func Run(ctx context.Context, o Options) (*report.Results, error) {
+	redisbench.Quiet()
 	r := &run{Options: o, ctx: ctx, stage: new(stage), id: fmt.Sprintf("b%08x", rand.Uint32()), opened: map[string]*opened{}}
 	defer r.stage.clear()
 	started := time.Now()
@@ -199,7 +201,7 @@ func measured(rows []report.Row) []report.Row {
 // step is called before each turn and reports whether to go on.
 func (r *run) step(what string) bool {
 	if r.Progress != nil {
-		r.Progress(r.done, r.total, r.now+": "+what)
+		r.Progress(r.done, r.total, r.now, what)
 	}
 	r.done = min(r.done+1, r.total)
 	return r.ctx.Err() == nil
