@@ -21,7 +21,7 @@ const manyKeys = 10_000
 // nothing is the row of a decision that is none: what the schedule itself costs.
 const nothing = "(nothing: the clock and the scheduler)"
 
-// opened is a backend in use, with all keys known to it.
+// opened is a backend in use, and what it has been asked about.
 type opened struct {
 	l      limiter.Limiter
 	keys   []string
@@ -49,10 +49,6 @@ func (r *run) backend(name string) (*opened, error) {
 		return nil, err
 	}
 	o := &opened{l: l, closer: closer, keys: keys(r.id, manyKeys), known: map[string]bool{}}
-	if err := o.fill(r.ctx, policyOf(limiter.TokenBucket), o.keys); err != nil {
-		closer()
-		return nil, err
-	}
 	r.opened[name] = o
 	return o, nil
 }

@@ -1,0 +1,134 @@
+package suite
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/goweir/weir/benchmarks/internal/report"
+	"github.com/goweir/weir/benchmarks/pace"
+)
+
+// TestQuotes holds README.md against the table of quotes: what one of them has,
+// both have.
+func TestQuotes(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := 0
+	for line := range strings.Lines(string(b)) {
+		if strings.Contains(line, "| at least ") || strings.Contains(line, "| at most ") {
+			rows++
+		}
+	}
+	for _, q := range quotes {
+		c := report.Claim{Text: q.text, AtLeast: q.atLeast, AtMost: q.atMost}
+		if row := fmt.Sprintf("| %s | %s |", q.text, c.Bound()); !strings.Contains(string(b), row) {
+			t.Errorf("README.md has no row %q", row)
+		}
+	}
+	if rows != len(quotes) {
+		t.Errorf("README.md quotes %d ratios, %d are checked", rows, len(quotes))
+	}
+}
+
+// TestCheckMeasuresQuotes shows that each quote is about groups and rows that
+// -check measures: a mistake in their names would leave it unmeasured for ever.
+func TestCheckMeasuresQuotes(t *testing.T) {
+	r := &run{Options: Options{Check: true, Rounds: 1}, stage: new(stage)}
+	results := &report.Results{}
+	for _, s := range r.plan() {
+		out := s.Section
+		for _, g := range s.groups {
+			var rows []report.Row
+			for _, name := range r.wanted(s.ID, g) {
+				row := report.Row{Name: name, Metrics: map[string]pace.Spread{}}
+				for _, id := range s.Columns {
+					row.Metrics[id] = one(1)
+				}
+				rows = append(rows, row)
+			}
+			if len(rows) > 0 {
+				out.Groups = append(out.Groups, report.Group{Name: g.name, Rows: rows})
+			}
+		}
+		results.Sections = append(results.Sections, out)
+	}
+	for _, c := range claim(results) {
+		if !c.Known {
+			t.Errorf("not measured by -check: %s", c.Text)
+		}
+	}
+	results.Claims = claim(results)
+	missed := 0
+	for _, c := range results.Claims {
+		if !c.Held() {
+			missed++
+		}
+	}
+	if got := len(Faults(results, true)); got != missed || missed == 0 {
+		t.Errorf("%d faults for %d ratios missed", got, missed)
+	}
+	if got := Faults(results, false); len(got) != 0 {
+		t.Errorf("without -check ratios are faults: %q", got)
+	}
+}
+
+// TestPinsFail shows that a path with more allocations than are pinned is a
+// fault, and that those there are hold.
+func TestPinsFail(t *testing.T) {
+	r := &report.Results{Sections: []report.Section{{ID: "pinned", Groups: []report.Group{{Name: "allocations", Rows: []report.Row{
+		{Name: "grown", Metrics: map[string]pace.Spread{"allocs": one(2), "pinned": one(1)}},
+		{Name: "shrunk", Metrics: map[string]pace.Spread{"allocs": one(0), "pinned": one(1)}},
+	}}}}}}
+	if got := Faults(r, false); len(got) != 1 || got[0] != "grown: 2 allocations, pinned are 1" {
+		t.Errorf("faults are %q", got)
+	}
+}
+
+// TestTry: what is fatal to a stage ends what it was fatal for, and errors that
+// peers panic with do too, but not other panics.
+func TestTry(t *testing.T) {
+	s := new(stage)
+	if err := try(func() { s.Fatalf("no %s", "port") }); err == nil || err.Error() != "no port" {
+		t.Errorf("fatal: %v", err)
+	}
+	want := errors.New("refused")
+	if err := try(func() { panic(want) }); err != want {
+		t.Errorf("an error: %v", err)
+	}
+	if err := try(func() {}); err != nil {
+		t.Errorf("nothing: %v", err)
+	}
+	defer func() {
+		if got := recover(); got != "bug" {
+			t.Errorf("another panic became %v", got)
+		}
+	}()
+	try(func() { panic("bug") })
+}
+
+// TestCleanups: the last first, and each once.
+func TestCleanups(t *testing.T) {
+	s := new(stage)
+	var order []int
+	for i := range 3 {
+		s.Cleanup(func() { order = append(order, i) })
+	}
+	dir := s.TempDir()
+	s.clear()
+	if fmt.Sprint(order) != "[2 1 0]" {
+		t.Errorf("cleaned up in the order %v", order)
+	}
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("%s is still there: %v", dir, err)
+	}
+	s.clear()
+	if len(order) != 3 {
+		t.Error("cleaned up twice")
+	}
+}
