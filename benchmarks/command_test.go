@@ -82,7 +82,7 @@ func TestMistakes(t *testing.T) {
 func TestEmbedded(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	var stderr bytes.Buffer
-	code, stdout, r := command(t, t.Context(), &stderr, "-quick", "-only", "hot key, goroutines: 64|pinned")
+	code, stdout, r := command(t, t.Context(), &stderr, "-quick", "-only", "hot key, goroutines: 64")
 	if code != 0 {
 		t.Fatalf("exit %d: %s", code, stderr.String())
 	}

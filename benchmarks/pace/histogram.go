@@ -53,8 +53,8 @@ func (h *histogram) quantile(q float64) time.Duration {
 	rank := int(q * float64(h.total))
 	for i, n := range h.counts {
 		if rank -= int(n); rank < 0 {
-			return upper(i)
+			return min(upper(i), h.longest)
 		}
 	}
-	return upper(len(h.counts) - 1)
+	return h.longest
 }

@@ -129,6 +129,9 @@ func (c Claim) figures() string {
 	if !c.Known {
 		return c.Bound()
 	}
+	if c.Measured.Min == c.Measured.Max {
+		return fmt.Sprintf("%s, measured %.2f", c.Bound(), c.Measured.Median)
+	}
 	return fmt.Sprintf("%s, measured %v", c.Bound(), c.Measured)
 }
 

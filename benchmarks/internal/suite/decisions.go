@@ -140,7 +140,7 @@ func (r *run) decisions() section {
 		ID: "backends", Title: "Backends", Columns: loadColumns,
 		Text: "Decisions of a token bucket. The reference of ratios is Redis asked one by one. The rate is that of callers who each ask again as soon as they are answered; " +
 			"commands, reads and CPU time (of client and driver, and of the server) are of that, too. Times are of a second measurement: decisions are due on a " +
-			"schedule, at half of the rate of the slowest backend that is not far away, or half of its own if that is less, and never more than 20,000 a second, and time counts from when a decision " +
+			"schedule, at half of the reference's rate, or of its own if that is less, and never more than 20,000 a second, and time counts from when a decision " +
 			"was due, so that a backend that stalls pays for those who wait behind it. What the schedule itself costs is the row of nothing. \"1 ms away\" is a " +
 			"proxy in this process that delays; it takes CPU time for each packet. Failover has a budget of a second here.",
 	}}
@@ -230,7 +230,8 @@ func (r *run) press(names []string, callers int, p limiter.Policy, draws func([]
 	return r.rates(loads, far, callers, used), errors.Join(failed...)
 }
 
-// isReference reports whether ratios are to l: in each group there is one such.
+// isReference reports whether ratios are to l: a group has one such, or none if
+// that is left out; then the slowest that is not far away sets the schedule.
 func isReference(l pace.Load) bool { return l.Name == oneByOne || l.Name == redisbench.RedisRate }
 
 // rates measures loads as fast as they go, and then on a schedule.
@@ -241,7 +242,12 @@ func (r *run) rates(loads []pace.Load, far []bool, callers int, used func() pace
 
 	half := 0.0
 	for i, h := range fast {
-		if rate := pace.Median(h.Rate).Median; rate > 0 && !far[i] && (half == 0 || rate < half) {
+		rate := pace.Median(h.Rate).Median
+		if isReference(loads[i]) && rate > 0 {
+			half = rate
+			break
+		}
+		if rate > 0 && !far[i] && (half == 0 || rate < half) {
 			half = rate
 		}
 	}
