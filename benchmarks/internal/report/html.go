@@ -92,7 +92,11 @@ func (p *page) each(s *Section, plot func(Group) string) {
 	for _, g := range s.Groups {
 		svg := plot(g)
 		if svg != "" {
-			p.figure(g.Name+": "+plotted(svg), svg)
+			title := g.Name
+			if label := plotted(svg); label != title {
+				title += ": " + label
+			}
+			p.figure(title, svg)
 		}
 	}
 	p.f(`</div>`)

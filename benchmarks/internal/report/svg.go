@@ -246,11 +246,15 @@ const (
 )
 
 // frame begins a plot of one row each, with its name above, and its axis below.
-func frame(rows []Row, label string, m Metric, sc scale, zero bool) *svg {
+func frame(rows []Row, label string, m Metric, sc scale) *svg {
 	height := float64(len(rows)*rowHeight + 26)
 	s := newSVG(height, label)
 	bottom := height - 22
 	for _, v := range sc.ticks() {
+		if v == 0 {
+			s.text(sc.at(v), height-7, "start", "0")
+			continue // the bars stand there, and their names
+		}
 		s.line(sc.at(v), 4, sc.at(v), bottom, "grid")
 		class := "mid"
 		if sc.at(v) > plotWidth-20 {
@@ -259,9 +263,6 @@ func frame(rows []Row, label string, m Metric, sc scale, zero bool) *svg {
 			class = "start"
 		}
 		s.text(sc.at(v), height-7, class, short(m, v))
-	}
-	if zero {
-		s.line(sc.from, 4, sc.from, bottom, "base")
 	}
 	return s
 }
@@ -289,7 +290,7 @@ func bars(rows []Row, ids []string, mark string, log bool) string {
 	if log {
 		sc.low = round(sc.low/1.5, false) // the shortest bar has a length
 	}
-	s := frame(rows, m.Label, m, sc, true)
+	s := frame(rows, m.Label, m, sc)
 	for i, r := range rows {
 		y := float64(i*rowHeight + 4)
 		s.text(4, y+nameSize-2, "start", r.Name)
@@ -338,7 +339,7 @@ func ranges(rows []Row) string {
 	}
 	m := MetricOf("p50")
 	sc := axis(values, true, 12, plotWidth-12)
-	s := frame(rows, "p50, p95, p99 and maximum", m, sc, false)
+	s := frame(rows, "p50, p95, p99 and maximum", m, sc)
 	for i, r := range rows {
 		y := float64(i*rowHeight + 4)
 		s.text(4, y+nameSize-2, "start", r.Name)

@@ -29,6 +29,7 @@ type nowhere struct{ header http.Header }
 func (w *nowhere) Header() http.Header         { return w.header }
 func (w *nowhere) Write(p []byte) (int, error) { return len(p), nil }
 func (w *nowhere) WriteHeader(int)             {}
+func (w *nowhere) Flush()                      {}
 
 var empty = http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
 

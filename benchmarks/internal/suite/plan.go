@@ -7,7 +7,7 @@ var errNoMemory = errors.New("the embedded server does not tell what memory it u
 // plan returns all sections, in the order of the report.
 func (r *run) plan() []section {
 	return []section{
-		r.pinned(), r.decisions(), r.algorithms(), r.costs(), r.exactness(), r.memory(),
-		r.redisPeers(), r.memoryPeers(), r.middlewares(), r.chain(), r.captures(), r.proxies(), r.downloadMemory(),
+		r.decisions(), r.algorithms(), r.costs(), r.exactness(), r.memory(),
+		r.redisPeers(), r.memoryPeers(), r.middlewares(), r.chain(), r.captures(), r.proxies(), r.downloadMemory(), r.pinned(),
 	}
 }
