@@ -67,7 +67,7 @@ func (p *page) section(s *Section) {
 	case "costs":
 		p.each(s, func(g Group) string { return bars(g.Rows, []string{"trips"}, "", false) })
 	case "exactness":
-		p.each(s, func(g Group) string { return bars(g.Rows, []string{"admitted"}, "bound", true) })
+		p.each(s, func(g Group) string { return bars(g.Rows, []string{"admitted"}, "bound", false) })
 	case "memory":
 		p.each(s, func(g Group) string { return bars(g.Rows, []string{"key_bytes"}, "", false) })
 	case "redis-peers":
