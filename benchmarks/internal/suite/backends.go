@@ -23,7 +23,7 @@ const (
 	coalesced  = "Redis, coalesced"
 	denyCache  = "Redis, coalesced, deny cache"
 	leased     = "Redis, coalesced, leases of 100"
-	overPrefix = "failover over: "
+	overPrefix = "failover: "
 	farOne     = "Redis 1 ms away, one by one"
 	farAll     = "Redis 1 ms away, coalesced"
 	onCluster  = "Redis Cluster of 3, coalesced"
