@@ -124,19 +124,35 @@ func (x *exchange) wait(up *upstream) error {
 // hold makes up the upstream of the next attempt, if its breaker agrees. A place
 // in its line was taken.
 func (x *exchange) hold(up *upstream) bool {
-	var t *ticket
+	t, ok := up.admit()
+	if ok {
+		x.upstream, x.ticket, x.held = up, t, true
+		x.proxy.noteReturn(up)
+	}
+	return ok
+}
+
+// admit counts an attempt that has a place in the line, if the breaker agrees;
+// the place is given back if it does not.
+func (up *upstream) admit() (t *ticket, ok bool) {
 	if up.breaker != nil {
 		if t = up.breaker.allow(); t == nil {
 			if up.line != nil {
 				up.line.Release(1)
 			}
-			return false
+			return nil, false
 		}
 	}
-	x.upstream, x.ticket, x.held = up, t, true
 	up.inFlight.Add(1)
-	x.proxy.noteReturn(up)
-	return true
+	return t, true
+}
+
+// leave is the end of what was admitted.
+func (up *upstream) leave() {
+	up.inFlight.Add(-1)
+	if up.line != nil {
+		up.line.Release(1)
+	}
 }
 
 // judge says what an attempt tells of its upstream so far.
@@ -209,10 +225,7 @@ func (x *exchange) release() {
 	}
 	x.held = false
 	x.judgeEnd()
-	x.upstream.inFlight.Add(-1)
-	if x.upstream.line != nil {
-		x.upstream.line.Release(1)
-	}
+	x.upstream.leave()
 }
 
 func isEventStream(res *http.Response) bool {

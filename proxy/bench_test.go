@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"net/http/httputil"
@@ -102,19 +103,30 @@ func TestAllocationsOfOptions(t *testing.T) {
 		edit func(*proxy.Config)
 		most float64
 	}{
-		"Via":                  {func(cfg *proxy.Config) { cfg.Via = "" }, 0},
-		"RequestIDHeader":      {func(cfg *proxy.Config) { cfg.RequestIDHeader = "" }, 1},
-		"defaults":             {func(cfg *proxy.Config) { cfg.Via, cfg.RequestIDHeader = "", "" }, 1},
-		"Forwarded":            {func(cfg *proxy.Config) { cfg.Forwarded = true }, 1},
-		"RefuseEscapedSlashes": {func(cfg *proxy.Config) { cfg.RefuseEscapedSlashes = true }, 0},
-		"QueryRefuse":          {func(cfg *proxy.Config) { cfg.Query = proxy.QueryRefuse }, 0},
-		"QueryRaw":             {func(cfg *proxy.Config) { cfg.Query = proxy.QueryRaw }, 0},
+		"Via":                     {func(cfg *proxy.Config) { cfg.Via = "" }, 0},
+		"RequestIDHeader":         {func(cfg *proxy.Config) { cfg.RequestIDHeader = "" }, 1},
+		"defaults":                {func(cfg *proxy.Config) { cfg.Via, cfg.RequestIDHeader = "", "" }, 1},
+		"Forwarded":               {func(cfg *proxy.Config) { cfg.Forwarded = true }, 1},
+		"RefuseEscapedSlashes":    {func(cfg *proxy.Config) { cfg.RefuseEscapedSlashes = true }, 0},
+		"QueryRefuse":             {func(cfg *proxy.Config) { cfg.Query = proxy.QueryRefuse }, 0},
+		"Observer":                {func(cfg *proxy.Config) { cfg.Observer = deaf{} }, 0},
+		"Hedge, with nobody else": {func(cfg *proxy.Config) { cfg.Retries = proxy.Retries{Max: 1, Hedge: time.Hour} }, 0},
+		"Hedge": {func(cfg *proxy.Config) {
+			cfg.Upstreams = append(cfg.Upstreams, proxy.Upstream{URL: "http://other"})
+			cfg.Retries = proxy.Retries{Max: 1, Hedge: time.Hour}
+		}, 10},
+		"QueryRaw": {func(cfg *proxy.Config) { cfg.Query = proxy.QueryRaw }, 0},
 	} {
 		if got := per(tt.edit) - off; got > tt.most {
 			t.Errorf("%s: %v allocations a request, want at most %v", name, got, tt.most)
 		}
 	}
 }
+
+// deaf is an Observer that costs nothing.
+type deaf struct{}
+
+func (deaf) Observe(context.Context, proxy.Event) {}
 
 // BenchmarkServeHTTP compares the handlers alone, over a transport that does
 // nothing.

@@ -166,7 +166,7 @@ type Config struct {
 	Observer Observer
 
 	// ErrorLog gets what clients are not told: why an answer was 502, where a
-	// body broke off. Faults of the upstream are logged at level Error, those
+	// body broke off, on which Side and in which Phase. Faults of the upstream are logged at level Error, those
 	// of the client at Debug. Nil means [slog.Default] as it is at that time; a
 	// logger over [slog.DiscardHandler] silences it.
 	ErrorLog *slog.Logger

@@ -34,8 +34,10 @@ type exchange struct {
 	ticket   *ticket // nil without a breaker
 	sent     bool    // an upstream may have got the request
 	fellBack bool
+	hedged   bool
 
 	start    time.Time // zero without an Observer, as is attempt.start
+	route    string    // the Pattern of in
 	attempt  attempt   // the latest
 	answered int       // the status that was passed on
 	verdict  verdict
@@ -415,7 +417,13 @@ func (x *exchange) send(out *http.Request) (*http.Response, error) {
 		x.upload = u
 		out.Body = u
 	}
-	res, err := x.proxy.transport.RoundTrip(out)
+	var res *http.Response
+	var err error
+	if x.mayHedge(out) {
+		res, err = x.roundTripHedged(out, cancel)
+	} else {
+		res, err = x.proxy.transport.RoundTrip(out)
+	}
 	x.informer.settle()
 	if err != nil {
 		// The cause says more than "context canceled", if it is one of ours.

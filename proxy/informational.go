@@ -20,6 +20,7 @@ type informer struct {
 	mu      sync.Mutex
 	attempt int  // who may write
 	settled bool // the transport has returned: the writer is the handler's again
+	muted   bool // two attempts run, and it is not known whose answer it will be
 	relayed int
 }
 
@@ -35,7 +36,15 @@ func (i *informer) settle() {
 func (i *informer) begin(attempt int) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.attempt, i.settled = attempt, false
+	i.attempt, i.settled, i.muted = attempt, false, false
+}
+
+// mute lets nobody write until the next begin. It is false if that is too late.
+func (i *informer) mute() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.muted = !i.settled && i.relayed == 0
+	return i.muted
 }
 
 // got1xx is the httptrace hook. The transport calls it on a goroutine of its
@@ -48,13 +57,13 @@ func (x *exchange) got1xx(status int, fields textproto.MIMEHeader) error {
 func (x *exchange) relay(attempt, status int, fields textproto.MIMEHeader) error {
 	x.informer.mu.Lock()
 	defer x.informer.mu.Unlock()
-	if x.informer.settled || x.informer.attempt != attempt {
+	if x.informer.settled || x.informer.attempt != attempt && !x.informer.muted {
 		return nil
 	}
 	if x.informer.relayed++; x.informer.relayed > x.proxy.cfg.MaxInformational {
 		return errInformational
 	}
-	if !x.in.ProtoAtLeast(1, 1) {
+	if x.informer.muted || !x.in.ProtoAtLeast(1, 1) {
 		return nil // RFC 9110 section 15.2
 	}
 	w := informationalWriter(x.w)

@@ -198,7 +198,7 @@ func (p *Proxy) observeRequest(r *http.Request, start time.Time, v verdict) {
 // observe tells what is about the request. It must not be called without an
 // Observer: what an Event needs may cost something.
 func (x *exchange) observe(e Event) {
-	e.Route = x.in.Pattern
+	e.Route = x.route
 	x.proxy.cfg.Observer.Observe(x.in.Context(), e)
 }
 

@@ -57,6 +57,22 @@ type Retries struct {
 	// faults. It starts empty: with 0.2, the fifth request is the first that may
 	// be sent again.
 	Budget float64
+
+	// Hedge is after how long without an answer's header a GET or HEAD without a
+	// body is sent to another upstream as well. The first good header wins, and
+	// the other attempt is cancelled, which is no failure of its upstream. It suits
+	// reads that cost little, and the time that all but a few percent of answers
+	// come within. 0: nothing is sent twice at once; negative is a fault, and so
+	// is any while Max is 0.
+	//
+	// The second attempt is one of Max and is drawn from the Budget, and there is
+	// one at most for a request. It does not wait for a place at an upstream
+	// (Config.InFlight), and there is none if informational responses came
+	// before; those that come while both are under way are not passed on. It
+	// costs each such request about ten small allocations, for a timer and a copy
+	// of its header. A panic of the transport in it is logged, and fails the
+	// attempt.
+	Hedge time.Duration
 }
 
 func (r *Retries) resolve(fault func(string, ...any)) {
@@ -73,6 +89,9 @@ func (r *Retries) resolve(fault func(string, ...any)) {
 	}
 	if !(r.Budget >= 0 && r.Budget <= 1) {
 		fault("Retries.Budget is %v: 0 (meaning 0.2) to 1 are allowed", r.Budget)
+	}
+	if r.Hedge < 0 || r.Hedge > 0 && r.Max == 0 {
+		fault("Retries.Hedge is %s with Max %d: 0 (meaning no hedging), and more if Max is 1 or more, are allowed", r.Hedge, r.Max)
 	}
 	r.Budget = cmp.Or(r.Budget, 0.2)
 	r.Statuses = slices.Clone(r.Statuses)

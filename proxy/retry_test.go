@@ -425,6 +425,9 @@ func (l *ledger) raw(c *net.TCPConn, br *bufio.Reader, r *http.Request) {
 		case 8: // good, and the idle connection is lost
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood")
 			return
+		case 9: // slow, so that it is hedged where that is allowed
+			time.Sleep(10 * time.Millisecond)
+			fallthrough
 		default:
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood")
 		}
@@ -434,8 +437,8 @@ func (l *ledger) raw(c *net.TCPConn, br *bufio.Reader, r *http.Request) {
 	}
 }
 
-// However upstreams fail, and with every kind of retry switched on, nothing that
-// must not be executed twice is, and bodies arrive whole.
+// However upstreams fail, and with every kind of retry and hedging switched on,
+// nothing that must not be executed twice is, and bodies arrive whole.
 func TestNothingIsExecutedTwice(t *testing.T) {
 	noLeaks(t)
 	n := 10_000
@@ -446,10 +449,13 @@ func TestNothingIsExecutedTwice(t *testing.T) {
 	raws := []string{script(t, l.raw), script(t, l.raw), script(t, l.raw)}
 	// The third is behind a network that refuses now and then.
 	net3 := faultnet.New(t, strings.TrimPrefix(raws[2], "http://"))
+	told := &notebook{}
 	p := newProxy(t, func(cfg *proxy.Config) {
-		cfg.Retries = proxy.Retries{Max: 3, Statuses: []int{503}, MaxBody: 4 << 10, Budget: 1}
+		cfg.Observer = told
+		cfg.Retries = proxy.Retries{Max: 3, Statuses: []int{503}, MaxBody: 4 << 10, Budget: 1, Hedge: 2 * time.Millisecond}
 		cfg.Fallback = newProxy(t, func(cfg *proxy.Config) {
-			cfg.Retries = proxy.Retries{Max: 2, Statuses: []int{503}, MaxBody: 4 << 10, Budget: 1}
+			cfg.Observer = told
+			cfg.Retries = proxy.Retries{Max: 2, Statuses: []int{503}, MaxBody: 4 << 10, Budget: 1, Hedge: 2 * time.Millisecond}
 		}, raws...)
 	}, raws[0], raws[1], "http://"+net3.Addr())
 	s := serve(t, p)
@@ -460,7 +466,7 @@ func TestNothingIsExecutedTwice(t *testing.T) {
 		length int
 	}
 	kinds := []kind{
-		{"GET", false, 0}, {"DELETE", false, 0}, {"PUT", false, 10}, {"PUT", false, 100_000}, {"POST", true, 0}, {"POST", true, 1000},
+		{"GET", false, 0}, {"GET", false, 0}, {"DELETE", false, 0}, {"PUT", false, 10}, {"PUT", false, 100_000}, {"POST", true, 0}, {"POST", true, 1000},
 		{"POST", false, 0}, {"POST", false, 10}, {"POST", false, 100_000}, {"PATCH", false, 10}, {"PATCH", false, 0}, {"REPORT", false, 10},
 	}
 	var next, good atomic.Int64
@@ -530,7 +536,16 @@ func TestNothingIsExecutedTwice(t *testing.T) {
 	for _, b := range l.bad {
 		t.Error("a body came wrong: " + b)
 	}
-	t.Logf("%d requests, %d answered well, %d executed more than once, all of them idempotent", n, good.Load(), again)
+	hedged := 0
+	for _, e := range told.take(proxy.EventAttempt) {
+		if e.Trigger == proxy.TriggerHedge {
+			hedged++
+		}
+	}
+	t.Logf("%d requests, %d answered well, %d executed more than once, all of them idempotent, %d attempts that hedge", n, good.Load(), again, hedged)
+	if hedged < n/500 {
+		t.Errorf("%d attempts that hedge: the test is too tame", hedged)
+	}
 	if again < n/20 || int(good.Load()) < n/3 {
 		t.Errorf("%d requests were executed again and %d went well: the test is too tame", again, good.Load())
 	}
