@@ -2,6 +2,7 @@ package proxybench
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net/http"
 	"testing"
@@ -90,6 +91,11 @@ func TestStub(t *testing.T) {
 	}
 }
 
+// nobody is an Observer that does nothing.
+type nobody struct{}
+
+func (nobody) Observe(context.Context, proxy.Event) {}
+
 // TestFeatures says what each option adds to a request on which it has nothing
 // to do: the upstreams are well, and nobody waits.
 func TestFeatures(t *testing.T) {
@@ -137,14 +143,21 @@ func TestFeatures(t *testing.T) {
 			EverythingOff(cfg)
 			cfg.Retries = proxy.Retries{Max: 2, Statuses: []int{503}, MaxBody: 1 << 16}
 		})},
+		{"Retries with Hedge", weirStub(func(cfg *proxy.Config) {
+			EverythingOff(cfg)
+			eight(cfg)
+			cfg.Retries = proxy.Retries{Max: 2, Hedge: time.Second}
+		})},
+		{"Timeouts.Total", weirStub(func(cfg *proxy.Config) { EverythingOff(cfg); cfg.Timeouts.Total = time.Minute })},
 		{"Fallback", weirStub(func(cfg *proxy.Config) { EverythingOff(cfg); cfg.Fallback = proxy.FixedAnswer(503, nil, nil) })},
+		{"Observer", weirStub(func(cfg *proxy.Config) { EverythingOff(cfg); cfg.Observer = nobody{} })},
 		{"Stale", stale(weirStub(EverythingOff))},
 		{"all of these", stale(weirStub(func(cfg *proxy.Config) {
 			eight(cfg)
 			cfg.Forwarded, cfg.RefuseEscapedSlashes, cfg.Query = true, true, proxy.QueryRefuse
 			cfg.InFlight.Max, cfg.Ejection.Failures, cfg.Breaker.FailureRatio = 10, 5, 0.5
 			cfg.Retries = proxy.Retries{Max: 2, Statuses: []int{503}, MaxBody: 1 << 16}
-			cfg.Fallback = proxy.FixedAnswer(503, nil, nil)
+			cfg.Fallback, cfg.Observer = proxy.FixedAnswer(503, nil, nil), nobody{}
 		}))},
 	}
 	var cases []pace.Case
