@@ -29,18 +29,19 @@ type exchange struct {
 
 	upstream *upstream   // of the latest attempt; nil before the first
 	tried    []*upstream // by earlier ones
+	ticket   *ticket     // nil without a breaker
 	held     bool        // upstream counts this request
 	pending  ending
-	ticket   *ticket // nil without a breaker
-	sent     bool    // an upstream may have got the request
+	sent     bool // an upstream may have got the request
 	fellBack bool
 	hedged   bool
+	flushes  atomic.Bool // FlushError is for the body alone
+	answered int32       // the status that was passed on
 
-	start    time.Time // zero without an Observer, as is attempt.start
-	route    string    // the Pattern of in
-	attempt  attempt   // the latest
-	answered int       // the status that was passed on
-	verdict  verdict
+	start   time.Time // zero without an Observer, as is attempt.start
+	route   string    // the Pattern of in
+	attempt attempt   // the latest
+	verdict verdict
 
 	reverse   httputil.ReverseProxy
 	answer    answer
@@ -51,10 +52,9 @@ type exchange struct {
 	body      body
 	lender    lender
 	forwarded forwarded
-	upload    *upload     // nil if the request has no body
-	tunnel    *tunnel     // nil if the request asks for no upgrade
-	idle      error       // set by expire; to be read after watch.stop
-	flushes   atomic.Bool // FlushError is for the body alone
+	upload    *upload // nil if the request has no body
+	tunnel    *tunnel // nil if the request asks for no upgrade
+	idle      error   // set by expire; to be read after watch.stop
 }
 
 var (
@@ -316,7 +316,7 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 	x.rewrite(out)
 	res, err := x.ask(out)
 	free := &x.proxy.buffers
-	x.lender.buffers, x.lender.bufferPool = free, &free.small
+	x.lender.bufferPool = &free.small
 	x.reverse.BufferPool = &x.lender
 	if err == nil && x.body.src != nil {
 		switch x.body.kind = kindOf(res); x.body.kind {
@@ -364,7 +364,7 @@ func (x *exchange) ask(out *http.Request) (*http.Response, error) {
 			return nil, &badStatus{res.StatusCode}
 		}
 		if err == nil {
-			x.answered = res.StatusCode
+			x.answered = int32(res.StatusCode)
 		}
 		return res, err
 	}
