@@ -166,7 +166,7 @@ type Config struct {
 	Observer Observer
 
 	// ErrorLog gets what clients are not told: why an answer was 502, where a
-	// body broke off. Faults of the upstream are logged at level Error, those
+	// body broke off, on which Side and in which Phase. Faults of the upstream are logged at level Error, those
 	// of the client at Debug. Nil means [slog.Default] as it is at that time; a
 	// logger over [slog.DiscardHandler] silences it.
 	ErrorLog *slog.Logger
@@ -253,7 +253,8 @@ type Timeouts struct {
 
 	// ClientIdle is the same for the client: sending no part of the request's
 	// body (408), or not taking one write of the answer's, which is at most
-	// 32 KiB. Default 60 s. Where the ResponseWriter supports deadlines only.
+	// 128 KiB, and 32 KiB once it was slow. Default 60 s. Where the ResponseWriter
+	// supports deadlines only.
 	//
 	// It takes the place of http.Server's WriteTimeout, which bounds the whole
 	// answer and so cannot be used with streams: the deadline is set anew when

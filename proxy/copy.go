@@ -3,7 +3,6 @@ package proxy
 import (
 	"io"
 	"net/http"
-	"sync"
 	"time"
 )
 
@@ -144,7 +143,10 @@ func (x *exchange) flush() { http.NewResponseController(x.w).Flush() }
 type gathering struct {
 	body *body
 
-	mu       sync.Mutex
+	// lock is held by who writes, which may take as long as the client likes. It
+	// is no Mutex, because in a testing/synctest bubble time does not pass while
+	// somebody waits for one.
+	lock     chan struct{}
 	buf      []byte // read into from to on, by nobody but the reader
 	from, to int    // what is not written yet
 	due      bool   // something must be flushed
@@ -157,9 +159,9 @@ type gathering struct {
 
 // gather sends on all of an answer that has no length.
 func (b *body) gather(small []byte) error {
-	g := &gathering{body: b, buf: small, due: true} // the header
+	g := &gathering{body: b, lock: make(chan struct{}, 1), buf: small, due: true} // the header
 	free := &b.x.proxy.buffers
-	g.mu.Lock()
+	g.lock <- struct{}{}
 	defer func() {
 		// Locked in all ways to here.
 		if g.from < g.to && g.err == nil && g.panicked == nil {
@@ -170,7 +172,7 @@ func (b *body) gather(small []byte) error {
 			g.timer.Stop()
 		}
 		free.swap(g.buf, small, small)
-		g.mu.Unlock()
+		<-g.lock
 	}()
 	b.x.watch.await(answerTrack, upstreamSide)
 	for {
@@ -179,6 +181,7 @@ func (b *body) gather(small []byte) error {
 		start := time.Now()
 		n, err := g.readUnlocked(p)
 		b.x.watch.await(answerTrack, clientSide)
+		b.bytes += int64(n)
 		g.to += n
 		b.bytes += int64(n)
 		waited := time.Since(start) >= pause
@@ -209,8 +212,8 @@ func (b *body) gather(small []byte) error {
 }
 
 func (g *gathering) readUnlocked(p []byte) (int, error) {
-	g.mu.Unlock()
-	defer g.mu.Lock()
+	<-g.lock
+	defer func() { g.lock <- struct{}{} }()
 	return g.body.src.Read(p)
 }
 
@@ -240,10 +243,10 @@ func (g *gathering) armLocked() {
 	}
 }
 
-// fire runs while the reader waits for the upstream, or for mu.
+// fire runs while the reader waits for the upstream, or for the lock.
 func (g *gathering) fire() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.lock <- struct{}{}
+	defer func() { <-g.lock }()
 	g.armed = false
 	if g.over || g.err != nil || !g.due {
 		return

@@ -185,9 +185,9 @@ func TestRushesAreSentTogether(t *testing.T) {
 // came before a break arrives as well.
 func TestPartsArriveWhole(t *testing.T) {
 	noLeaks(t)
-	runs := 60
+	runs := 30
 	if testing.Short() {
-		runs = 15
+		runs = 10
 	}
 	errBroken := errors.New("broken")
 	for run := range runs {

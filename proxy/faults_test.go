@@ -400,6 +400,20 @@ var faults = []struct {
 				}
 				return fmt.Sprint(res.StatusCode, ", then ", kind(err))
 			}},
+		{name: "never reads the answer, which is what it sends", only: "HTTP/2", limit: "ClientIdle", upstream: func(t *testing.T) string {
+			return serve(t, http.HandlerFunc(parrot)).URL
+		}, client: func(t *testing.T, f front) string {
+			done := make(chan struct{})
+			defer close(done)
+			res, err := f.client.Post(f.url, "text/plain", endless{done})
+			if err != nil {
+				return "no answer: " + kind(err)
+			}
+			defer res.Body.Close()
+			time.Sleep(5 * faultLimit)
+			_, err = io.Copy(io.Discard, res.Body)
+			return fmt.Sprint(res.StatusCode, ", then ", kind(err))
+		}},
 		{name: "sends two requests at once", only: "HTTP/1.1", client: func(t *testing.T, f front) string {
 			c := dial(t, f.url)
 			first := sees(c.send(t, "GET", getRoot+getRoot), nil)

@@ -31,15 +31,14 @@ type hedge struct {
 	first   context.Context
 	stop    context.CancelCauseFunc // of first
 	timer   *time.Timer
-	done    chan struct{} // closed when the second attempt is over
-	attempt attempt       // the second, with no upstream if none was made
+	attempt attempt // the second, with no upstream if none was made
 	ticket  *ticket
 
 	mu       sync.Mutex
-	began    bool // done will be closed
-	decided  bool // one has won, or there is nothing to win any more
-	second   bool // and it is the second
-	returned bool // the second has its result, and was not given back
+	done     chan struct{} // closed when the second attempt is over; nil before it begins
+	decided  bool          // one has won, or there is nothing to win any more
+	second   bool          // and it is the second
+	returned bool          // the second has its result, and was not given back
 	cancel   context.CancelCauseFunc
 	res      *http.Response
 	err      error
@@ -54,7 +53,7 @@ var (
 // another before it has ended.
 func (x *exchange) mayHedge(out *http.Request) bool {
 	r := &x.proxy.cfg.Retries
-	return r.Hedge > 0 && !x.hedged && x.tunnel == nil && len(x.tried) < r.Max &&
+	return r.Hedge > 0 && !x.hedged && x.tunnel == nil && len(x.tried) < r.Max && len(x.proxy.pool.Load().upstreams) > 1 &&
 		(out.Method == http.MethodGet || out.Method == http.MethodHead) &&
 		(out.Body == nil || out.Body == http.NoBody)
 }
@@ -62,7 +61,7 @@ func (x *exchange) mayHedge(out *http.Request) bool {
 // roundTripHedged is an attempt, and after a while another one beside it. cancel
 // ends the first.
 func (x *exchange) roundTripHedged(out *http.Request, cancel context.CancelCauseFunc) (*http.Response, error) {
-	h := &hedge{x: x, first: out.Context(), stop: cancel, avoid: append(slices.Clone(x.tried), x.upstream), done: make(chan struct{})}
+	h := &hedge{x: x, first: out.Context(), stop: cancel, avoid: append(slices.Clone(x.tried), x.upstream)}
 	h.attempt = attempt{number: x.attempt.number + 1, trigger: TriggerHedge}
 	// Some transports write to the header that they are given, though they must
 	// not.
@@ -116,7 +115,7 @@ func (h *hedge) settle(res *http.Response, err error) (*http.Response, error) {
 	x := h.x
 	h.timer.Stop()
 	h.mu.Lock()
-	if x.good(res, err) || !h.began {
+	if x.good(res, err) || h.done == nil {
 		h.decideLocked(false)
 	}
 	outrun := h.second // later ones do not excuse what has failed by now
@@ -192,7 +191,7 @@ func (h *hedge) run() {
 		h.mu.Unlock()
 		return
 	}
-	h.began = true
+	h.done = make(chan struct{})
 	h.mu.Unlock()
 	defer close(h.done)
 	if !h.acquire() {

@@ -59,7 +59,8 @@
 //   - Config.InFlight keeps a slow upstream from collecting requests without end.
 //   - Config.Breaker lets an upstream rest of which too many requests fail.
 //   - Config.Retries send a request that failed to another upstream, if that
-//     cannot execute anything twice, and within a budget.
+//     cannot execute anything twice, and within a budget; and, by Hedge, a read
+//     that is slow.
 //
 // [Proxy.SetUpstreams] replaces the list while requests are under way, and
 // [Proxy.Upstreams] shows what is known of each.
@@ -71,6 +72,25 @@
 // the last good answers another, and so is a second Proxy, which takes over what
 // cannot be executed twice. [Proxy.ForceFallback] switches to it by hand, and
 // back.
+//
+// # How answers are copied
+//
+// Event streams are flushed after every part. Other answers without a
+// Content-Length are sent in parts as they come: what comes after a pause at
+// once, and what comes in a rush together, at most 10 ms later. Answers with a
+// Content-Length are not flushed before their end, as by ReverseProxy.
+//
+// A stream that is idle holds a buffer of 4 KiB, a WebSocket two of 1 KiB, and a
+// download up to 128 KiB, of which a Proxy has no more than 32 at a time; the
+// others have 32 KiB each.
+//
+// # What it tells
+//
+// Config.Observer is told how each request and each attempt has ended, with the
+// upstream, whose fault it was, and in which phase; and what happens to upstreams,
+// breakers and tunnels. [Proxy.Upstreams] and [Proxy.Tunnels] are for gauges, and
+// Config.WrapTransport is where a tracer sees an attempt begin. Config.ErrorLog
+// has what went wrong, in the same words.
 //
 // # Where it stands
 //

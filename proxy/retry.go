@@ -69,8 +69,9 @@ type Retries struct {
 	// one at most for a request. It does not wait for a place at an upstream
 	// (Config.InFlight), and there is none if informational responses came
 	// before; those that come while both are under way are not passed on. It
-	// costs each such request a timer and a copy of its header. A panic of the
-	// transport in it is logged, and fails the attempt.
+	// costs each such request about ten small allocations, for a timer and a copy
+	// of its header. A panic of the transport in it is logged, and fails the
+	// attempt.
 	Hedge time.Duration
 }
 

@@ -84,6 +84,14 @@ func (r *tunnels) drain() (live []*tunnel, empty <-chan struct{}) {
 	return live, r.empty
 }
 
+// Tunnels returns how many upgraded connections are open, for status pages and
+// metrics.
+func (p *Proxy) Tunnels() int {
+	p.tunnels.mu.Lock()
+	defer p.tunnels.mu.Unlock()
+	return len(p.tunnels.live)
+}
+
 // Shutdown ends the upgraded connections, of which [http.Server.Shutdown] knows
 // nothing. Call both at the same time, with the same ctx:
 //

@@ -103,7 +103,7 @@ func NewStale(opts *StaleOptions) (*Stale, error) {
 }
 
 // Middleware keeps the good answers of next, which is the Proxy that has the
-// Stale as its fallback. It costs a copy of each body that is kept and about ten
+// Stale as its fallback. It costs a copy of each body that is kept and seven
 // allocations. It panics if next is nil.
 func (s *Stale) Middleware(next http.Handler) http.Handler {
 	if next == nil {

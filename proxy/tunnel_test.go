@@ -259,6 +259,7 @@ func TestShutdownBetweenFrames(t *testing.T) {
 		defer c.Close()
 		return c.send(t, "GET", handshake).StatusCode == 503
 	})
+	time.Sleep(50 * time.Millisecond) // Close frames are due in both directions, too
 	proceed <- true
 	rest := append(masked[9:], masked...)
 	c.Write(append(rest, wsFrame{8, true, "\x03\xe9"}.bytes()...))

@@ -34,10 +34,10 @@ type watch struct {
 	x *exchange // whose expire is called
 
 	mu      sync.Mutex
-	waits   [2]side // by track
+	waits   [2]side       // by track
+	end     time.Duration // when it ends in any case, as due; 0: never
 	stopped bool
-	moved   time.Duration // since the Proxy was made, as end and due
-	end     time.Duration // when it ends in any case; 0: never
+	moved   time.Duration // since the Proxy was made, as due
 	due     time.Duration // when alarm fires; 0: it does not
 	alarm   *alarm        // nil until it is needed
 }
@@ -65,6 +65,8 @@ func (w *watch) turn(t track, s side) {
 	w.scheduleLocked()
 }
 
+func (w *watch) now() time.Duration { return time.Since(w.x.proxy.born) }
+
 // bound ends the exchange after d, however well it moves.
 func (w *watch) bound(d time.Duration) {
 	w.mu.Lock()
@@ -72,8 +74,6 @@ func (w *watch) bound(d time.Duration) {
 	w.end = w.now() + d
 	w.scheduleLocked()
 }
-
-func (w *watch) now() time.Duration { return time.Since(w.x.proxy.born) }
 
 // limit is for how long s may be waited for; 0: for ever.
 func (w *watch) limit(s side) time.Duration {

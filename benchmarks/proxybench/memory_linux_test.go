@@ -128,13 +128,13 @@ func TestIdleTunnels(t *testing.T) {
 func TestDownloads(t *testing.T) {
 	const clients = 20
 	each := size(int64(1<<30), 8<<20)
-	for _, kind := range []string{"", "&chunked=1"} {
+	for _, chunk := range []int{0, 32 << 10} {
 		_, fronts := proxies(t, role{}, "weir")
 		fronts[0].report(t)
 		begun := time.Now()
-		download(t, fmt.Sprintf("%s/bytes?size=%d%s", fronts[0].URL, each, kind), clients, each)
+		download(t, fronts[0], clients, each, chunk)
 		peak := fronts[0].report(t).PeakHeap
-		t.Logf("%d x %d MiB%s in %v: peak heap %.1f MiB", clients, each>>20, kind, time.Since(begun).Round(time.Millisecond), float64(peak)/(1<<20))
+		t.Logf("%d x %d MiB in chunks of %d in %v: peak heap %.1f MiB", clients, each>>20, chunk, time.Since(begun).Round(time.Millisecond), float64(peak)/(1<<20))
 		if peak > 16<<20+clients*100<<10 {
 			t.Errorf("peak heap %d, want at most 16 MiB and 100 KiB a stream", peak)
 		}
@@ -161,11 +161,7 @@ func TestSlowReaders(t *testing.T) {
 			}
 			conns = append(conns, c)
 			t.Cleanup(func() { c.Close() })
-			kind := ""
-			if i%2 == 1 {
-				kind = "&chunked=1"
-			}
-			fmt.Fprintf(c, "GET /bytes?size=8388608%s HTTP/1.1\r\nHost: a\r\n\r\n", kind)
+			fmt.Fprintf(c, "GET /bytes?size=8388608&chunk=%d HTTP/1.1\r\nHost: a\r\n\r\n", i%2*32<<10)
 			if _, err := io.ReadFull(c, make([]byte, 12)); err != nil { // it has begun
 				t.Fatal(err)
 			}

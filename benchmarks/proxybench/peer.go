@@ -27,6 +27,11 @@ var Peers = []Peer{
 	{"weir", func(u string) http.Handler {
 		return Weir(proxy.Config{Upstreams: []proxy.Upstream{{URL: u}}})
 	}},
+	{"weir, all off", func(u string) http.Handler {
+		cfg := proxy.Config{Upstreams: []proxy.Upstream{{URL: u}}}
+		EverythingOff(&cfg)
+		return Weir(cfg)
+	}},
 	{"Echo v5 Proxy", func(u string) http.Handler {
 		target, err := url.Parse(u)
 		if err != nil {
@@ -36,6 +41,14 @@ var Peers = []Peer{
 		e.Use(middleware.Proxy(middleware.NewRoundRobinBalancer([]*middleware.ProxyTarget{{URL: target}})))
 		return e
 	}},
+}
+
+// EverythingOff leaves of a Proxy what cannot be switched off, and its
+// connections.
+func EverythingOff(cfg *proxy.Config) {
+	cfg.Via, cfg.RequestIDHeader = "-", "-"
+	cfg.Timeouts.UpstreamIdle, cfg.Timeouts.ClientIdle = -1, -1
+	cfg.Timeouts.ResponseHeader, cfg.Timeouts.ConnAge = -1, -1
 }
 
 // Weir returns a Proxy that logs nothing.

@@ -2,10 +2,12 @@ package proxybench
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
@@ -13,22 +15,17 @@ import (
 // upstreamHandler is the upstream of all proxies.
 func upstreamHandler() http.Handler {
 	small := bytes.Repeat([]byte("x"), 1024)
-	block := make([]byte, 32<<10)
 	mux := http.NewServeMux()
 	mux.HandleFunc("/small", func(w http.ResponseWriter, _ *http.Request) { w.Write(small) })
 	mux.HandleFunc("/bytes", func(w http.ResponseWriter, r *http.Request) {
 		n, _ := strconv.ParseInt(r.FormValue("size"), 10, 64)
-		w.Header().Set("Content-Type", "application/octet-stream")
-		if r.FormValue("chunked") == "" {
-			w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
+		chunk, _ := strconv.Atoi(r.FormValue("chunk"))
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
 		}
-		for n > 0 {
-			wrote, err := w.Write(block[:min(n, int64(len(block)))])
-			if err != nil {
-				return
-			}
-			n -= int64(wrote)
-		}
+		defer conn.Close()
+		writeBytes(conn, n, chunk)
 	})
 	mux.HandleFunc("/events", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
@@ -53,6 +50,28 @@ func upstreamHandler() http.Handler {
 		}
 	})
 	return mux
+}
+
+// writeBytes answers with n bytes, in chunks of a size that divides a MiB or with
+// a Content-Length, and takes as little time for it as it can.
+func writeBytes(w io.Writer, n int64, chunk int) {
+	const head = "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nConnection: close\r\n"
+	block := make([]byte, 1<<20)
+	if chunk == 0 {
+		fmt.Fprintf(w, head+"Content-Length: %d\r\n\r\n", n)
+	} else {
+		io.WriteString(w, head+"Transfer-Encoding: chunked\r\n\r\n")
+		part := fmt.Sprintf("%x\r\n%s\r\n", chunk, block[:chunk])
+		block = []byte(strings.Repeat(part, len(block)/chunk))
+	}
+	for ; n > 0; n -= 1 << 20 {
+		if _, err := w.Write(block); err != nil {
+			return
+		}
+	}
+	if chunk > 0 {
+		io.WriteString(w, "0\r\n\r\n")
+	}
 }
 
 // message and reply are binary WebSocket frames of 128 bytes; clients mask
