@@ -2,6 +2,7 @@ package limiter
 
 import (
 	"context"
+	"math"
 	"sync"
 	"time"
 
@@ -259,7 +260,7 @@ func (p *pacedBody) keepOpen() {
 func (p *pacedBody) event(kind EventKind) Event {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	e := Event{Kind: kind, Result: OutcomeAllowed, Duration: p.waited, N: int(p.passed)}
+	e := Event{Kind: kind, Result: OutcomeAllowed, Duration: p.waited, N: int(min(p.passed, math.MaxInt))}
 	if p.err != nil {
 		e.Result = OutcomeLeft
 	}

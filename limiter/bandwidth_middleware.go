@@ -23,8 +23,9 @@ import (
 //     deadlines and Expect: 100-continue are as without the middleware. The body
 //     of a HEAD is not paced, since none is sent.
 //   - If the request's context ends during a wait (the client has left, say),
-//     the wait ends at once and the Write returns the context's error. As the
-//     handler meant to send more, the response is aborted when it returns
+//     the wait ends at once and the Write returns the context's error, as every
+//     Write after it does; with a deadline, as soon as it is sure to be missed.
+//     As the handler meant to send more, the response is aborted when it returns
 //     ([http.ErrAbortHandler]), so that nobody takes what came for the whole.
 //   - A file that the handler sends by io.Copy or http.ServeContent goes by
 //     sendfile, slice by slice; while nothing limits the response, in one piece.

@@ -88,11 +88,6 @@ func ask(n, rate, ticks int64) int64 {
 	return min(max(n, minimum(rate)), slice(rate, ticks))
 }
 
-// refill is how long an empty bucket takes to be full.
-func refill(rate, ticks int64) time.Duration {
-	return time.Duration(float64(burst(rate, ticks)) / float64(rate) * float64(time.Second))
-}
-
 // newShare returns a share with a full bucket.
 func newShare(rate, ticks int64, weights ...int64) *share {
 	s := &share{ticks: ticks, last: time.Now(), lines: make([]line, max(1, len(weights)))}
