@@ -121,7 +121,9 @@ func quantile(times []time.Duration, q float64) time.Duration {
 }
 
 // TestOverload offers ten times what a server can do that serves 20 at once, for
-// 100 ms each. Unloaded, 20 callers ask one after the other.
+// 100 ms each. Unloaded, 20 callers ask one after the other. What is offered to a
+// handler that only refuses says what the machine, its kernel and the other
+// process take.
 func TestOverload(t *testing.T) {
 	const slots, takes = 20, 100 * time.Millisecond
 	f := newInFlight(t, limiter.InFlightOptions{Max: slots, Queue: slots})
@@ -133,7 +135,10 @@ func TestOverload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: f.Middleware(nil, nil)(h)}
+	mux := http.NewServeMux()
+	mux.Handle("/", f.Middleware(nil, nil)(h))
+	mux.HandleFunc("/bare", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
+	srv := &http.Server{Handler: mux}
 	go srv.Serve(ln)
 	defer srv.Close()
 	url := "http://" + ln.Addr().String() + "/"
@@ -145,6 +150,7 @@ func TestOverload(t *testing.T) {
 	for range many {
 		alone := offer{URL: url, For: long, Callers: slots}.make(t)
 		flood := offer{URL: url, For: long, Every: takes / slots / 10}.make(t)
+		bare := offer{URL: url + "bare", For: long, Every: takes / slots / 10}.make(t)
 		if len(alone.Served) == 0 || len(flood.Served) == 0 || len(flood.Refused) == 0 {
 			t.Fatalf("served %d alone; of the flood %d, refused %d", len(alone.Served), len(flood.Served), len(flood.Refused))
 		}
@@ -157,6 +163,8 @@ func TestOverload(t *testing.T) {
 		fmt.Fprintf(t.Output(), "refused %d: p50 %v, p99 %v, p99.9 %v; served: p50 %v, p99 %v, unloaded p99 %v\n", len(flood.Refused),
 			quantile(flood.Refused, 0.5), quantile(flood.Refused, 0.99), quantile(flood.Refused, 0.999),
 			quantile(flood.Served, 0.5), quantile(flood.Served, 0.99), quantile(alone.Served, 0.99))
+		fmt.Fprintf(t.Output(), "the same offered to a handler that does nothing but refuse: p50 %v, p99 %v, p99.9 %v\n",
+			quantile(bare.Refused, 0.5), quantile(bare.Refused, 0.99), quantile(bare.Refused, 0.999))
 		if s := f.Snapshot(); s.InUse != 0 || s.Waiting != 0 {
 			t.Errorf("afterwards %+v", s)
 		}

@@ -239,7 +239,7 @@ func TestAdaptiveIgnoresImpatientClients(t *testing.T) {
 		limitWithin(t, f, 5, 36, 40)
 		wait.Store(int64(4 * usual)) // now they waited for too long
 		time.Sleep(10 * time.Second)
-		limitWithin(t, f, 5, 5, 25)
+		limitWithin(t, f, 5, 5, 34)
 		close(stop)
 		wg.Wait()
 	})

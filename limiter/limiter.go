@@ -43,6 +43,14 @@
 //	  - The number must hold in every span of that length, as in "five attempts
 //	    in any hour": SlidingLog.
 //
+// # Requests in flight
+//
+// How many requests are under way at the same time is another number than how
+// many begin in a second, and the one by which a service falls over. [InFlight]
+// bounds it, for all and for each key, with a line to wait in; its middleware
+// belongs inside of [Middleware], and what it refuses gives back what the rules
+// took.
+//
 // # Exactness
 //
 // Each algorithm keeps its bound for every key and between any two instants,

@@ -20,9 +20,10 @@ type LoadOptions struct {
 	// limit; above 1 is a fault.
 	Memory float64
 
-	// Wait is how long goroutines that are ready may wait for a processor: more
-	// than one in a hundred waited longer, and at least ten, since the last
-	// look. 0 means 50 ms; negative does not look at it.
+	// Wait is how long goroutines that are ready may wait for a processor:
+	// overloaded means that more than one in ten waited longer since the last
+	// look, of the one in eight that Go measures, and at least two. 0 means 50
+	// ms; negative does not look at it.
 	Wait time.Duration
 
 	// Every is how much time lies between two looks at least. 0 means 100 ms;
@@ -128,5 +129,5 @@ func (l *load) waitedLong(h *metrics.Float64Histogram) bool {
 			long += since
 		}
 	}
-	return long >= 10 && long > all/100
+	return long >= 2 && long > all/10
 }
