@@ -85,6 +85,35 @@ func TestHandlerAborts(t *testing.T) {
 	})
 }
 
+// TestAbortIsSeen: middleware outside does not take a broken answer for a whole
+// one, though what recovers stands between.
+func TestAbortIsSeen(t *testing.T) {
+	both(t, func(t *testing.T, serve serving) {
+		for _, recoverer := range []echo.MiddlewareFunc{echomiddleware.Recover(), swallow} {
+			for _, v := range []any{http.ErrAbortHandler, "a bug"} {
+				h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					w.Write(big)
+					panic(v)
+				})
+				var outer, inner record
+				ended := make(chan struct{}, 1)
+				e := newEcho()
+				e.Use(wrap(recorder(&outer)), recoverer, wrap(recorder(&inner)), recoverer)
+				e.GET("/", weirecho4.Handler(h))
+				s := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					defer func() { ended <- struct{}{} }()
+					e.ServeHTTP(w, r)
+				}))
+				s.Client().Transport.(*http.Transport).DisableKeepAlives = true // and so retries
+				got := get(t, s, "/")
+				if <-ended; got.err == nil || !outer.panicked || !inner.panicked {
+					t.Errorf("panic with %v: the client's error is %v; outside was seen %v, inside %v", v, got.err, outer, inner)
+				}
+			}
+		}
+	})
+}
+
 // TestHandlerIsNotRewritten: statuses and bodies that a Wrap would make errors
 // of pass, whatever the middleware around, with their informational responses.
 func TestHandlerIsNotRewritten(t *testing.T) {

@@ -82,19 +82,24 @@ func Wrap(mw func(http.Handler) http.Handler, skip ...func(c echo.Context) bool)
 // When h ends by a panic with [http.ErrAbortHandler], or by any other after it
 // began to answer, the connection (in HTTP/2 the stream) is broken off, so that
 // the client cannot take what it got for complete, whoever recovers the panic.
+// Wrapped middleware outside sees a panic with ErrAbortHandler then, even if what
+// recovers stands between.
 func Handler(h http.Handler) echo.HandlerFunc {
 	if h == nil {
 		panic("weirecho4: Handler needs a handler, not nil")
 	}
 	return func(c echo.Context) error {
 		w := &writer{response: c.Response()}
+		r := routed(c)
 		defer func() {
 			if v := recover(); v != nil {
-				w.abort(v)
+				if w.abort(v) {
+					tell(r)
+				}
 				panic(v)
 			}
 		}()
-		h.ServeHTTP(w, routed(c))
+		h.ServeHTTP(w, r)
 		return nil
 	}
 }
@@ -126,6 +131,7 @@ type exchange struct {
 
 	running sync.Mutex // held while next runs
 	ended   bool
+	broken  bool // the answer was broken off by a Handler
 	err     error
 }
 
@@ -202,6 +208,19 @@ func serveNext(w http.ResponseWriter, r *http.Request) {
 		} else {
 			e.HTTPErrorHandler(err, c)
 		}
+	}
+	if x.broken {
+		panic(http.ErrAbortHandler) // again, if somebody has recovered it
+	}
+}
+
+// tell tells every wrapped middleware that r has passed that its answer was
+// broken off.
+func tell(r *http.Request) {
+	x, ok := r.Context().Value(exchangeKey{}).(*exchange)
+	for ok {
+		x.broken = true
+		x, ok = x.Context.Value(exchangeKey{}).(*exchange)
 	}
 }
 

@@ -111,13 +111,15 @@ func (w *writer) ReadFrom(src io.Reader) (int64, error) {
 	return n + m, err
 }
 
-// abort breaks the exchange off if the panic v must not end in what a client
-// would take for a complete answer. net/http cannot end an answer properly once
+// abort breaks the exchange off, and reports so, if the panic v must not end in
+// what a client would take for a complete answer. net/http cannot end an answer properly once
 // its write deadline has passed, so it resets the stream or closes the
 // connection.
-func (w *writer) abort(v any) {
+func (w *writer) abort(v any) bool {
 	err, _ := v.(error)
-	if !w.hijacked && (errors.Is(err, http.ErrAbortHandler) || w.response.Committed) {
-		http.NewResponseController(w.response).SetWriteDeadline(time.Unix(1, 0))
+	if w.hijacked || !errors.Is(err, http.ErrAbortHandler) && !w.response.Committed {
+		return false
 	}
+	http.NewResponseController(w.response).SetWriteDeadline(time.Unix(1, 0))
+	return true
 }
