@@ -2,7 +2,6 @@ package weirgin
 
 import (
 	"bufio"
-	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -80,12 +79,9 @@ func (w *ginWriter) FlushError() error {
 	return http.NewResponseController(w.ResponseWriter).Flush()
 }
 
-// Hijack fails, as Gin's does, when a body was begun, but leaves the response as
-// it is when it fails.
+// Hijack fails, as Gin's does, when a body was begun: Gin says so. It leaves the
+// response as it is when it fails.
 func (w *ginWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	if w.size > 0 {
-		return nil, nil, errors.New("weirgin: Hijack: a body was written already")
-	}
 	conn, brw, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err == nil {
 		w.size = 0

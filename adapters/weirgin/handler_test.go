@@ -179,7 +179,7 @@ func TestInformational(t *testing.T) {
 // and its error the handler.
 func TestStreamsAsItIsWritten(t *testing.T) {
 	both(t, func(t *testing.T, serve serving) {
-		step := make(chan bool)
+		step, failed := make(chan bool), make(chan bool, 1)
 		h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			rc := http.NewResponseController(w)
 			for range 2 {
@@ -191,9 +191,7 @@ func TestStreamsAsItIsWritten(t *testing.T) {
 			}
 			rc.SetWriteDeadline(time.Unix(1, 0))
 			w.Write(make([]byte, 1<<20))
-			if err := rc.Flush(); err == nil {
-				t.Errorf("%T: Flush returned nil after the deadline", w)
-			}
+			failed <- rc.Flush() != nil
 		})
 		for way, e := range mounts(h) {
 			s := serve(t, e)
@@ -209,9 +207,56 @@ func TestStreamsAsItIsWritten(t *testing.T) {
 				br.ReadString('\n')
 				step <- true
 			}
+			// A writer written for Gin has no FlushError.
+			if !<-failed && way != "Handler below another writer" {
+				t.Errorf("%s: Flush returned nil after the deadline", way)
+			}
 			res.Body.Close()
 		}
 	})
+}
+
+// holding is a writer for Gin that sends nothing before the end.
+type holding struct {
+	gin.ResponseWriter
+	body bytes.Buffer
+}
+
+func (w *holding) Write(p []byte) (int, error)       { return w.body.Write(p) }
+func (w *holding) WriteString(s string) (int, error) { return w.body.WriteString(s) }
+func (w *holding) WriteHeaderNow()                   {}
+func (w *holding) Flush()                            {}
+
+// TestOtherWritersAreNotPassedBy: what a writer outside holds back stays there.
+func TestOtherWritersAreNotPassedBy(t *testing.T) {
+	h := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		io.Copy(w, strings.NewReader("one"))
+		w.(http.Flusher).Flush()
+		io.WriteString(w, "two")
+		http.NewResponseController(w).Flush()
+	})
+	for way, chain := range map[string][]gin.HandlerFunc{
+		"Handler":         {weirgin.Handler(h)},
+		"Handler in Wrap": {weirgin.Wrap(through), weirgin.Handler(h)},
+		"in Wrap": {weirgin.Wrap(through), func(c *gin.Context) {
+			c.Writer.WriteString("one")
+			c.Writer.Flush()
+			c.Writer.WriteString("two")
+		}},
+	} {
+		e := newGin()
+		e.Use(func(c *gin.Context) {
+			w := &holding{ResponseWriter: c.Writer}
+			c.Writer = w
+			c.Next()
+			w.ResponseWriter.WriteHeader(418)
+			w.ResponseWriter.WriteString(strings.ToUpper(w.body.String()))
+		})
+		e.GET("/", chain...)
+		if got := get(t, serveBy("HTTP/1.1")(t, e), "/"); got.status != 418 || got.body != "ONETWO" {
+			t.Errorf("%s: %d %q, want 418 and what was held back", way, got.status, got.body)
+		}
+	}
 }
 
 // TestFileReachesReadFrom: files arrive at net/http's ReadFrom as files, which it
@@ -223,11 +268,21 @@ func TestFileReachesReadFrom(t *testing.T) {
 		t.Fatal(err)
 	}
 	serveFile := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, name) })
+	copyFile := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		f, err := os.Open(name)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer f.Close()
+		io.Copy(w, io.LimitReader(f, size))
+	})
 	for way, c := range map[string]struct {
 		fast  bool
 		chain []gin.HandlerFunc
 	}{
 		"Handler":                      {true, []gin.HandlerFunc{weirgin.Handler(serveFile)}},
+		"Handler without WriteHeader":  {true, []gin.HandlerFunc{weirgin.Handler(copyFile)}},
 		"Handler in Wraps":             {true, []gin.HandlerFunc{weirgin.Wrap(through), weirgin.Wrap(through), weirgin.Handler(serveFile)}},
 		"c.File in Wrap":               {true, []gin.HandlerFunc{weirgin.Wrap(through), func(c *gin.Context) { c.File(name) }}},
 		"a writer without ReadFrom":    {false, []gin.HandlerFunc{weirgin.Wrap(recorder(new(record))), weirgin.Handler(serveFile)}},
@@ -280,25 +335,36 @@ func (w *noting) ReadFrom(src io.Reader) (int64, error) {
 // TestHijack: both kinds of writer give the connection away where there is one,
 // with everything that the client has sent.
 func TestHijack(t *testing.T) {
+	ended := make(chan bool, 1)
 	echo := func(w http.ResponseWriter) {
 		conn, brw, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			t.Error(err)
 			return
 		}
-		defer conn.Close()
-		brw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
-		brw.Flush()
-		io.CopyN(conn, brw, 4)
-		panic(http.ErrAbortHandler) // it is not the server's connection any more
+		go func() {
+			defer conn.Close()
+			<-ended // the connection is not the server's any more
+			brw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+			brw.Flush()
+			io.CopyN(conn, brw, 4)
+		}()
 	}
-	engines := mounts(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { echo(w) }))
+	abort := func(w http.ResponseWriter, _ *http.Request) {
+		echo(w)
+		panic(http.ErrAbortHandler)
+	}
+	var saw record
+	engines := mounts(http.HandlerFunc(abort))
 	e := newGin()
-	e.Use(weirgin.Wrap(through))
+	e.Use(weirgin.Wrap(recorder(&saw)))
 	e.GET("/*path", func(c *gin.Context) { echo(c.Writer) })
 	engines["c.Writer in Wrap"] = e
 	for way, e := range engines {
-		s := serveBy("HTTP/1.1")(t, e)
+		s := serveBy("HTTP/1.1")(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			defer func() { ended <- true }()
+			e.ServeHTTP(w, r)
+		}))
 		conn, err := net.Dial("tcp", s.Listener.Addr().String())
 		if err != nil {
 			t.Fatal(err)
@@ -315,6 +381,9 @@ func TestHijack(t *testing.T) {
 			t.Errorf("%s: %q, %v", way, b, err)
 		}
 		conn.Close()
+	}
+	if saw != (record{}) {
+		t.Errorf("a connection that was taken over is seen as %v", saw)
 	}
 }
 

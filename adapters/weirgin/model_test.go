@@ -26,13 +26,13 @@ func write(w http.ResponseWriter, r *rand.Rand) string {
 		w.WriteHeader(status)
 		return fmt.Sprintf("WriteHeader(%d)", status)
 	case 2:
-		w.Write(make([]byte, n))
+		w.Write(bytes.Repeat([]byte("x"), n))
 		return fmt.Sprintf("Write(%d)", n)
 	case 3:
 		io.WriteString(w, strings.Repeat("x", n))
 		return fmt.Sprintf("WriteString(%d)", n)
 	case 4:
-		io.Copy(w, io.LimitReader(bytes.NewReader(make([]byte, n)), int64(n)))
+		io.Copy(w, io.LimitReader(strings.NewReader(strings.Repeat("x", n)), int64(n)))
 		return fmt.Sprintf("ReadFrom(%d)", n)
 	case 5:
 		http.NewResponseController(w).Flush()
@@ -108,6 +108,9 @@ func TestHandlerIsNetHTTPs(t *testing.T) {
 func TestGinIsGins(t *testing.T) {
 	act := func(c *gin.Context) func(*rand.Rand) string {
 		return func(r *rand.Rand) string {
+			defer func() { // what handlers are told of their writer
+				c.Set("told", fmt.Sprint(c.GetString("told"), c.Writer.Status(), " ", c.Writer.Size(), " ", c.Writer.Written(), "; "))
+			}()
 			status := statuses[r.IntN(len(statuses))]
 			switch r.IntN(7) {
 			case 0:
@@ -135,7 +138,7 @@ func TestGinIsGins(t *testing.T) {
 		e := newGin()
 		e.Use(func(c *gin.Context) {
 			c.Next()
-			logged <- fmt.Sprintf("%d, %d bytes, written: %t, aborted: %t, errors: %v", c.Writer.Status(), c.Writer.Size(), c.Writer.Written(), c.IsAborted(), c.Errors.Errors())
+			logged <- fmt.Sprintf("%d, %d bytes, written: %t, aborted: %t, errors: %v; %s", c.Writer.Status(), c.Writer.Size(), c.Writer.Written(), c.IsAborted(), c.Errors.Errors(), c.GetString("told"))
 		}, func(c *gin.Context) {
 			c.Next()
 			if len(c.Errors) > 0 && !c.Writer.Written() {

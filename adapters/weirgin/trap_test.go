@@ -191,10 +191,12 @@ func TestTrapAdapters05_NoHijackerNoPanic(t *testing.T) {
 func TestTrapAdapters06_ContextIsNotKept(t *testing.T) {
 	check := func(wrap wrapping) string {
 		var late func()
+		spy := httptest.NewRecorder()
+		spy.Code = 0
 		h := wrap(func(next http.Handler) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				late = func() {
-					next.ServeHTTP(w, r)
+					next.ServeHTTP(spy, r)
 					w.Header().Set("X-Late", "1")
 					fmt.Fprint(w, "late")
 				}
@@ -206,8 +208,8 @@ func TestTrapAdapters06_ContextIsNotKept(t *testing.T) {
 		h(c)
 		w, r := c.Writer, c.Request
 		late()
-		if c.Writer != w || c.Request != r || rec.Body.Len() > 0 || len(rec.Header()) > 0 {
-			return fmt.Sprintf("replaced: %t; body %q, header %v", c.Writer != w || c.Request != r, rec.Body, rec.Header())
+		if c.Writer != w || c.Request != r || rec.Body.Len() > 0 || len(rec.Header()) > 0 || spy.Code > 0 {
+			return fmt.Sprintf("replaced: %t; body %q, header %v; told %d", c.Writer != w || c.Request != r, rec.Body, rec.Header(), spy.Code)
 		}
 		return ""
 	}

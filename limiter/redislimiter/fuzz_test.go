@@ -28,6 +28,7 @@ func FuzzAnswer(f *testing.F) {
 	add(4, now)
 	add(0, -1, 0, 0, 0)
 	add(0, now, 2, 0, 0)
+	add(0, now, 1, -1<<63+1<<20, 0)
 	add(3, now, 1, 1<<62, 1<<62, -1, -1)
 	l, err := New(nobody{}, &Options{DangerouslyAllowRetries: true})
 	if err != nil {

@@ -243,7 +243,7 @@ func (e *entry) sane(now int64) bool {
 	a := &e.answer
 	switch e.kind {
 	case bucket:
-		return a[0] <= 2*horizon && a[1] >= 0 && a[1] <= horizon
+		return -now <= a[0] && a[0] <= 2*horizon && a[1] >= 0 && a[1] <= horizon
 	case slidingLog:
 		return a[0] >= 0 && a[1] >= 0 && a[2] >= 0 && a[3] >= 0 && max(a[1], a[2], a[3]) <= e.size
 	}
