@@ -102,6 +102,7 @@ const usual = 50 * time.Millisecond
 const long = time.Hour
 
 func TestAdaptiveGrowsWithUseOnly(t *testing.T) {
+	minutes(t)
 	inTime(t, func(t *testing.T) {
 		f, s := adapting(t, 50, 10), newService(usual, 0)
 		few := callers(t, 4, f, long, s.serve)
