@@ -15,8 +15,7 @@ import (
 // An attempt is one try to get an answer from an upstream.
 type attempt struct {
 	upstream *upstream
-	place    fifo.Held // in its line, if it has one
-	number   int       // from 1
+	number   int // from 1
 	trigger  Trigger
 	start    time.Time // zero without an Observer
 }
@@ -70,8 +69,8 @@ func (x *exchange) acquire() error {
 	for len(candidates) > 0 {
 		c := pool.choose(p.cfg.Balance, p.cfg.Key, x.in, candidates)
 		up := pool.upstreams[candidates[c]]
-		if place, ok := up.tryPlace(); ok {
-			if x.hold(up, place) {
+		if up.tryPlace() {
+			if x.hold(up) {
 				return nil
 			}
 		} else if first == nil {
@@ -82,11 +81,10 @@ func (x *exchange) acquire() error {
 	if first == nil {
 		return pool.refusal()
 	}
-	place, err := x.wait(first)
-	if err != nil {
+	if err := x.wait(first); err != nil {
 		return err
 	}
-	if !x.hold(first, place) {
+	if !x.hold(first) {
 		return pool.refusal()
 	}
 	return nil
@@ -108,33 +106,35 @@ func (p *pool) refusal() error {
 	return &unavailable{Open, after}
 }
 
-// tryPlace takes a place at the upstream if there is one free.
-func (up *upstream) tryPlace() (place fifo.Held, ok bool) {
+// tryPlace takes a place at the upstream if there is one free. There are no
+// others than fifo.One.
+func (up *upstream) tryPlace() bool {
 	if up.line == nil {
-		return place, true
+		return true
 	}
-	return up.line.TryAcquire(fifo.Request{N: 1})
+	_, ok := up.line.TryAcquire(fifo.Request{N: 1})
+	return ok
 }
 
 // wait takes a place in the upstream's line.
-func (x *exchange) wait(up *upstream) (place fifo.Held, err error) {
+func (x *exchange) wait(up *upstream) error {
 	start := x.proxy.observedAt()
-	place, err = up.line.Acquire(x.in.Context(), fifo.Request{N: 1, Wait: x.proxy.cfg.InFlight.Wait})
+	_, err := up.line.Acquire(x.in.Context(), fifo.Request{N: 1, Wait: x.proxy.cfg.InFlight.Wait})
 	if x.proxy.cfg.Observer != nil {
 		x.observeWait(up, start, err)
 	}
 	if err == fifo.ErrFull || err == fifo.ErrWaited {
 		err = errBusy
 	}
-	return place, err
+	return err
 }
 
 // hold makes up the upstream of the next attempt, if its breaker agrees. A place
 // in its line was taken.
-func (x *exchange) hold(up *upstream, place fifo.Held) bool {
-	t, ok := up.admit(place)
+func (x *exchange) hold(up *upstream) bool {
+	t, ok := up.admit()
 	if ok {
-		x.upstream, x.attempt.place, x.ticket, x.held = up, place, t, true
+		x.upstream, x.ticket, x.held = up, t, true
 		x.proxy.noteReturn(up)
 	}
 	return ok
@@ -142,11 +142,11 @@ func (x *exchange) hold(up *upstream, place fifo.Held) bool {
 
 // admit counts an attempt that has a place in the line, if the breaker agrees;
 // the place is given back if it does not.
-func (up *upstream) admit(place fifo.Held) (t *ticket, ok bool) {
+func (up *upstream) admit() (t *ticket, ok bool) {
 	if up.breaker != nil {
 		if t = up.breaker.allow(); t == nil {
 			if up.line != nil {
-				up.line.Release(place)
+				up.line.Release(fifo.One)
 			}
 			return nil, false
 		}
@@ -156,10 +156,10 @@ func (up *upstream) admit(place fifo.Held) (t *ticket, ok bool) {
 }
 
 // leave is the end of what was admitted.
-func (up *upstream) leave(place fifo.Held) {
+func (up *upstream) leave() {
 	up.inFlight.Add(-1)
 	if up.line != nil {
-		up.line.Release(place)
+		up.line.Release(fifo.One)
 	}
 }
 
@@ -233,7 +233,7 @@ func (x *exchange) release() {
 	}
 	x.held = false
 	x.judgeEnd()
-	x.upstream.leave(x.attempt.place)
+	x.upstream.leave()
 }
 
 func isEventStream(res *http.Response) bool {

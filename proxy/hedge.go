@@ -173,7 +173,7 @@ func (x *exchange) giveBack(a attempt, t *ticket, res *http.Response, err error,
 	if t != nil {
 		t.end(o)
 	}
-	a.upstream.leave(a.place)
+	a.upstream.leave()
 	if x.proxy.cfg.Observer == nil {
 		return
 	}
@@ -225,9 +225,9 @@ func (h *hedge) acquire() bool {
 	for len(candidates) > 0 {
 		c := pool.choose(p.cfg.Balance, func(*http.Request) string { return h.key }, nil, candidates)
 		up := pool.upstreams[candidates[c]]
-		if place, ok := up.tryPlace(); ok {
-			if t, ok := up.admit(place); ok {
-				h.attempt.upstream, h.attempt.place, h.ticket = up, place, t
+		if up.tryPlace() {
+			if t, ok := up.admit(); ok {
+				h.attempt.upstream, h.ticket = up, t
 				break
 			}
 		}
@@ -253,7 +253,7 @@ func (h *hedge) acquire() bool {
 	if h.ticket != nil {
 		h.ticket.end(noSign)
 	}
-	h.attempt.upstream.leave(h.attempt.place)
+	h.attempt.upstream.leave()
 	if spent {
 		p.budget.earn(1)
 	} else if p.cfg.Observer != nil {

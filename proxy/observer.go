@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"strconv"
 	"time"
@@ -228,9 +227,9 @@ func (a *attempt) event(result Outcome, res *http.Response, err error) Event {
 func (x *exchange) observeWait(up *upstream, start time.Time, err error) {
 	result := OutcomeOK
 	switch {
-	case errors.Is(err, fifo.ErrFull):
+	case err == fifo.ErrFull:
 		result = OutcomeRefused
-	case errors.Is(err, fifo.ErrWaited):
+	case err == fifo.ErrWaited:
 		result = OutcomeTimeout
 	case err != nil:
 		result = OutcomeLeft

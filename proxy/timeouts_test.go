@@ -742,3 +742,32 @@ func TestTotal(t *testing.T) {
 		far.Close()
 	})
 }
+
+// The same over HTTP/2, which talks both ways without being asked, and over real
+// connections.
+func TestClientThatNeverReadsBlocksItsUploadHTTP2(t *testing.T) {
+	noLeaks(t)
+	up := serve(t, http.HandlerFunc(parrot))
+	p := newProxy(t, func(cfg *proxy.Config) { cfg.Timeouts.ClientIdle = 200 * time.Millisecond }, up.URL)
+	returned := make(chan bool, 1)
+	s := serveH2(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() { returned <- true }()
+		p.ServeHTTP(w, r)
+	}))
+	done := make(chan struct{})
+	defer close(done)
+	res, err := s.Client().Post(s.URL, "text/plain", endless{done})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	select {
+	case <-returned:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the handler waits for a client that reads nothing")
+	}
+	if n, err := io.Copy(io.Discard, res.Body); err == nil && res.StatusCode == 200 { // 408 if this machine is too slow
+		t.Errorf("%d with %d bytes and a clean end", res.StatusCode, n)
+	}
+	s.Client().CloseIdleConnections()
+}

@@ -48,6 +48,9 @@ type Held struct {
 	key *key
 }
 
+// One is what a Request for one slot without a key gets.
+var One = Held{n: 1}
+
 // A Line hands out slots, and lets those wait who find none free. It is safe for
 // concurrent use by multiple goroutines. It must be made by [New].
 //
