@@ -284,7 +284,13 @@ func TestObserverOfTunnels(t *testing.T) {
 		})
 		var got []string
 		for _, e := range events {
-			got = append(got, strings.ReplaceAll(line(e), strings.TrimPrefix(e.Upstream, "http://"), "a"))
+			what := strings.ReplaceAll(line(e), strings.TrimPrefix(e.Upstream, "http://"), "a")
+			if why == "shutdown" {
+				// echo sends the Close frame back as a message, and may be quicker
+				// than the one that is on its way to the client.
+				what = strings.ReplaceAll(what, "down 10", "down 6")
+			}
+			got = append(got, what)
 			// 4 bytes with a header of 2, and a mask of 4 on the way up; in the other
 			// direction a Close frame is none of what was sent on.
 			if e.Kind == proxy.EventTunnelClose && ((e.Err != nil) != (why == "shutdown") || e.Duration <= 0) {

@@ -80,12 +80,11 @@ func (x *exchange) serve(w http.ResponseWriter) {
 	}
 	x.watch.x = x
 	x.answer = answer{x.w, x}
-	x.reverse = httputil.ReverseProxy{
-		Rewrite:      unchanged,
-		Transport:    x,
-		ErrorHandler: fail,
-		ErrorLog:     x.proxy.discard, // it has no context: see finish
-	}
+	// One by one: to assign a whole struct costs more while garbage is collected.
+	x.reverse.Rewrite = unchanged
+	x.reverse.Transport = x
+	x.reverse.ErrorHandler = fail
+	x.reverse.ErrorLog = x.proxy.discard // it has no context: see finish
 	done := false
 	defer func() {
 		var cause any
