@@ -14,6 +14,11 @@
 // Bytes per second are another matter: a [Bandwidth] refuses nothing but slows
 // bodies down.
 //
+// Mistakes that nobody notices until it matters are warned of, once a process, by
+// slog's default logger: a limiter that is made for each request, a request that
+// is charged twice to the same quota, one that has no key. See
+// docs/diagnostics.md.
+//
 // # Choosing an algorithm
 //
 // Most callers should use [TokenBucket], the zero value: it lets a burst pass,

@@ -134,7 +134,7 @@ func TestInFlightRoundTrips(t *testing.T) {
 	if n := s.CommandStats()["evalsha"] - before; n != 50 {
 		t.Errorf("%d calls to take 50, want 50", n)
 	}
-	for _, key := range strings.Fields(s.Do("KEYS", "*")) {
+	for key := range strings.FieldsSeq(s.Do("KEYS", "*")) {
 		if ttl, _ := strconv.Atoi(s.Do("PTTL", key)); ttl <= 0 || ttl > 60_000 {
 			t.Errorf("%s lives for %d ms, want at most a lease", key, ttl)
 		}
@@ -234,7 +234,7 @@ func TestTrapLimiter31_LeasesOfSlots(t *testing.T) {
 	}
 	// The server's clock: in a second at the latest they end, by its TIME.
 	now, _ := strconv.ParseInt(strings.Fields(s.Do("TIME"))[0], 10, 64)
-	for _, line := range strings.Fields(s.Do("ZRANGE", keys[0], "0", "-1", "WITHSCORES")) {
+	for line := range strings.FieldsSeq(s.Do("ZRANGE", keys[0], "0", "-1", "WITHSCORES")) {
 		if end, err := strconv.ParseFloat(line, 64); err == nil && end > 1e12 {
 			if left := end/1e6 - float64(now); left < -1 || left > 3 {
 				t.Errorf("a lease ends in %v s by the server's clock", left)
