@@ -195,7 +195,7 @@ func TestBandwidth(t *testing.T) {
 		}
 	})
 	t.Run("departures", func(t *testing.T) {
-		ended := make(chan time.Time)
+		ended := make(chan time.Time, 1) // sent without waiting
 		b, srv := bandwidthServer(t, limiter.BandwidthLimits{PerResponse: 10, Total: 1 << 20}, ended)
 		var took []time.Duration
 		departures := 3

@@ -75,6 +75,10 @@
 // only by [Options.TrustUnix]. Callers must not take the zero Addr for a client:
 // all such requests look alike.
 //
+// Once a process a warning is logged, by slog's default logger, if a request has
+// X-Forwarded-For or Forwarded and nobody is trusted, or if the list holds most
+// addresses there are; see docs/diagnostics.md.
+//
 // The address is taken from [http.Request.RemoteAddr]. Do not run middleware
 // that overwrites RemoteAddr from a header before this one.
 package clientip

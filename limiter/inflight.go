@@ -254,6 +254,9 @@ func (f *InFlight) Snapshot() InFlightSnapshot {
 // With Adaptive, the time until release is the latency, and a ctx that has ended
 // by then a sign that it was too long.
 func (f *InFlight) Acquire(ctx context.Context, s Slot) (release func(), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	slots, err := f.acquire(ctx, &s)
 	if err != nil {
 		return nil, err
@@ -293,10 +296,9 @@ func (h *timedHeld) release() {
 	}
 }
 
+// acquire looks at ctx only if it has to wait: net/http takes a client that has
+// sent all it will for one that has left, and calls the handler all the same.
 func (f *InFlight) acquire(ctx context.Context, s *Slot) (h fifo.Held, err error) {
-	if err := ctx.Err(); err != nil {
-		return h, err
-	}
 	o := f.opts.Load()
 	r, err := o.request(s)
 	if err != nil {

@@ -20,7 +20,8 @@ func (f *InFlight) Middleware(slot func(*http.Request) (Slot, error), opts *Opti
 // InFlightMiddleware returns a middleware that lets a request pass when it has
 // got its slots from a, and gives them back when the response has ended: when the
 // handler returns, panics or aborts, or, of a connection that was hijacked, when
-// that is closed. It panics if a is nil, if opts has an unknown value, or if slot
+// that is closed. What Hijack returns has all methods of a *net.TCPConn, a
+// *net.UnixConn or a *tls.Conn, but is of another type. It panics if a is nil, if opts has an unknown value, or if slot
 // is nil and a has a cap per key. slot says what a request asks for; nil is one
 // slot, for every request. nil opts means the zero Options.
 //
@@ -281,6 +282,9 @@ const refusedMark = "weir: refused"
 func turnAway(h http.Header) { h[refusedMark] = nil }
 
 func turnedAway(h http.Header) bool {
+	if len(h) == 0 {
+		return false // inlined, and so cheaper than looking
+	}
 	_, is := h[refusedMark]
 	return is
 }

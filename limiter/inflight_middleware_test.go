@@ -499,6 +499,21 @@ func TestInFlightHooks(t *testing.T) {
 	}
 }
 
+// net/http cancels the context of a request whose client has sent all that it
+// will, and calls the handler all the same.
+func TestInFlightServesClientsThatHaveClosedTheirSide(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	f := inFlight(t, limiter.InFlightOptions{Max: 1})
+	called := false
+	f.Middleware(nil, nil)(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { called = true })).
+		ServeHTTP(httptest.NewRecorder(), request(t).WithContext(ctx))
+	if !called {
+		t.Error("the handler was not called, though there was a slot")
+	}
+	inUse(t, f, 0, 0)
+}
+
 func TestInFlightMiddlewarePanics(t *testing.T) {
 	f := inFlight(t, limiter.InFlightOptions{MaxPerKey: 1})
 	for name, build := range map[string]func(){

@@ -138,8 +138,10 @@ func TestInFlightWaits(t *testing.T) {
 		wait("refused", t.Context(), 1)
 		inUse(t, f, 1, 2)
 		time.Sleep(time.Second)
+		synctest.Wait() // late has left
 		wait("patient", t.Context(), 1)
 		time.Sleep(3 * time.Second)
+		synctest.Wait()
 		wait("served second", t.Context(), 1)
 		wait("served first", t.Context(), 0)
 		time.Sleep(time.Second)

@@ -14,6 +14,11 @@
 // Bytes per second are another matter: a [Bandwidth] refuses nothing but slows
 // bodies down.
 //
+// Mistakes that nobody notices until it matters are warned of, once a process, by
+// slog's default logger: a limiter that is made for each request, a request that
+// is charged twice to the same quota, one that has no key. See
+// docs/diagnostics.md.
+//
 // # Choosing an algorithm
 //
 // Most callers should use [TokenBucket], the zero value: it lets a burst pass,
@@ -37,6 +42,14 @@
 //	    after a pause: SlidingWindow.
 //	  - The number must hold in every span of that length, as in "five attempts
 //	    in any hour": SlidingLog.
+//
+// # Requests in flight
+//
+// How many requests are under way at the same time is another number than how
+// many begin in a second, and the one by which a service falls over. [InFlight]
+// bounds it, for all and for each key, with a line to wait in; its middleware
+// belongs inside of [Middleware], and what it refuses gives back what the rules
+// took.
 //
 // # Exactness
 //

@@ -29,18 +29,19 @@ type exchange struct {
 
 	upstream *upstream   // of the latest attempt; nil before the first
 	tried    []*upstream // by earlier ones
+	ticket   *ticket     // nil without a breaker
 	held     bool        // upstream counts this request
 	pending  ending
-	ticket   *ticket // nil without a breaker
-	sent     bool    // an upstream may have got the request
+	sent     bool // an upstream may have got the request
 	fellBack bool
 	hedged   bool
+	flushes  atomic.Bool // FlushError is for the body alone
+	answered int32       // the status that was passed on
 
-	start    time.Time // zero without an Observer, as is attempt.start
-	route    string    // the Pattern of in
-	attempt  attempt   // the latest
-	answered int       // the status that was passed on
-	verdict  verdict
+	start   time.Time // zero without an Observer, as is attempt.start
+	route   string    // the Pattern of in
+	attempt attempt   // the latest
+	verdict verdict
 
 	reverse   httputil.ReverseProxy
 	answer    answer
@@ -49,11 +50,11 @@ type exchange struct {
 	informer  informer
 	watch     watch
 	body      body
+	lender    lender
 	forwarded forwarded
-	upload    *upload     // nil if the request has no body
-	tunnel    *tunnel     // nil if the request asks for no upgrade
-	idle      error       // set by expire; to be read after watch.stop
-	flushes   atomic.Bool // FlushError is for the body alone
+	upload    *upload // nil if the request has no body
+	tunnel    *tunnel // nil if the request asks for no upgrade
+	idle      error   // set by expire; to be read after watch.stop
 }
 
 var (
@@ -80,12 +81,11 @@ func (x *exchange) serve(w http.ResponseWriter) {
 	}
 	x.watch.x = x
 	x.answer = answer{x.w, x}
-	x.reverse = httputil.ReverseProxy{
-		Rewrite:      unchanged,
-		Transport:    x,
-		ErrorHandler: fail,
-		ErrorLog:     x.proxy.discard, // it has no context: see finish
-	}
+	// One by one: to assign a whole struct costs more while garbage is collected.
+	x.reverse.Rewrite = unchanged
+	x.reverse.Transport = x
+	x.reverse.ErrorHandler = fail
+	x.reverse.ErrorLog = x.proxy.discard // it has no context: see finish
 	done := false
 	defer func() {
 		var cause any
@@ -279,6 +279,8 @@ type answer struct {
 
 func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
+func (a *answer) Write(p []byte) (int, error) { return a.x.lender.write(a.ResponseWriter, p) }
+
 // FlushError does nothing while the proxy's own flushes are made: ReverseProxy
 // has a timer that calls it at any time.
 func (a *answer) FlushError() error {
@@ -313,12 +315,14 @@ func (x *exchange) rewrite(out *http.Request) {
 func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 	x.rewrite(out)
 	res, err := x.ask(out)
-	x.reverse.BufferPool = &x.proxy.buffers.small
+	free := &x.proxy.buffers
+	x.lender.bufferPool = &free.small
+	x.reverse.BufferPool = &x.lender
 	if err == nil && x.body.src != nil {
 		switch x.body.kind = kindOf(res); x.body.kind {
 		case sized:
 			if res.ContentLength > smallBuffer {
-				x.reverse.BufferPool = &x.proxy.buffers.medium
+				x.lender.bufferPool = &free.medium
 			}
 		case chunks:
 			// ReverseProxy would make a timer, for the flushes that are made here.
@@ -360,7 +364,7 @@ func (x *exchange) ask(out *http.Request) (*http.Response, error) {
 			return nil, &badStatus{res.StatusCode}
 		}
 		if err == nil {
-			x.answered = res.StatusCode
+			x.answered = int32(res.StatusCode)
 		}
 		return res, err
 	}

@@ -3,8 +3,10 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -52,6 +54,8 @@ type Cause struct {
 
 	// Err is what went wrong, for the log. It must not be shown to clients.
 	Err error
+
+	clientIdle time.Duration // Timeouts.ClientIdle, for the ready-made fallbacks
 }
 
 type causeKey struct{}
@@ -107,9 +111,26 @@ func FixedAnswer(status int, header http.Header, body []byte) http.Handler {
 		}
 		w.WriteHeader(status)
 		if r.Method != http.MethodHead && len(body) > 0 {
-			w.Write(body)
+			writePatiently(w, r, body)
 		}
 	})
+}
+
+// writePatiently writes the body of a fallback's answer. The client has as long
+// for each part of it as for one of an upstream's.
+func writePatiently(w http.ResponseWriter, r *http.Request, body []byte) {
+	c, ok := r.Context().Value(causeKey{}).(*Cause)
+	if !ok || c.clientIdle == 0 {
+		w.Write(body)
+		return
+	}
+	rc := http.NewResponseController(innermost(w))
+	for part := range slices.Chunk(body, mediumBuffer) {
+		rc.SetWriteDeadline(time.Now().Add(c.clientIdle))
+		if _, err := w.Write(part); err != nil {
+			return
+		}
+	}
 }
 
 // ForceFallback sends all requests that come from now on to Config.Fallback, and
@@ -127,7 +148,18 @@ func (p *Proxy) serveForced(w http.ResponseWriter, r *http.Request, start time.T
 	if p.cfg.Fallback != nil {
 		v.result = OutcomeAborted // unless it returns
 	}
-	defer func() { p.observeRequest(r, start, v) }()
+	defer func() {
+		if v.result == OutcomeAborted {
+			// Panics again before this returns, as in exchange.serve.
+			if cause := recover(); cause != nil {
+				defer panic(cause)
+				if cause != http.ErrAbortHandler {
+					v.result, v.err = OutcomePanic, fmt.Errorf("panic: %v", cause)
+				}
+			}
+		}
+		p.observeRequest(r, start, v)
+	}()
 	p.fallBack(w, r, &Cause{Reason: Forced, Status: v.status}, &v.status)
 	if p.cfg.Fallback != nil {
 		v.result = OutcomeFallback
@@ -147,6 +179,7 @@ func (p *Proxy) fallBack(w http.ResponseWriter, r *http.Request, cause *Cause, s
 			Status: cause.Status, Start: time.Now(), Err: cause.Err})
 	}
 	spoil(r)
+	cause.clientIdle = p.cfg.Timeouts.ClientIdle
 	var answer respwriter.Writer
 	returned := false
 	defer func() {

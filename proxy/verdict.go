@@ -41,7 +41,7 @@ func (x *exchange) conclude(done bool, cause any, gone error) {
 			v.result, v.side, v.phase = OutcomeAborted, SideServer, PhaseTunnel
 		}
 	case done && (x.body.src == nil || x.body.ended):
-		v.result, v.status = OutcomeOK, x.answered
+		v.result, v.status = OutcomeOK, int(x.answered)
 	case cause == nil || cause == http.ErrAbortHandler:
 		x.concludeCut(gone)
 	}
@@ -51,7 +51,7 @@ func (x *exchange) conclude(done bool, cause any, gone error) {
 		case x.fellBack:
 			v.phase = PhaseResponse
 		case x.body.begun:
-			v.phase, v.status = PhaseResponse, x.answered
+			v.phase, v.status = PhaseResponse, int(x.answered)
 		default:
 			v.status = 0
 		}
@@ -69,7 +69,7 @@ func (x *exchange) concludeCut(gone error) {
 	v := &x.verdict
 	v.phase, v.err = PhaseWaiting, errors.Join(x.idle, x.body.err)
 	if x.body.begun {
-		v.phase, v.status = PhaseResponse, x.answered
+		v.phase, v.status = PhaseResponse, int(x.answered)
 	}
 	switch {
 	case x.idle == errTotal, errors.Is(gone, context.DeadlineExceeded): // the latter set by middleware

@@ -36,30 +36,13 @@ func proxies(t *testing.T, r role, names ...string) (upstream *child, fronts []*
 	return upstream, fronts
 }
 
-var buildCaddy = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "caddybench")
-	if err != nil {
-		return "", err
-	}
-	cmd := exec.Command("go", "build", "-o", dir, ".")
-	cmd.Dir, cmd.Env = "../caddybench", append(os.Environ(), "GOWORK=off")
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("%w: %s", err, out)
-	}
-	return filepath.Join(dir, "caddybench"), err
-})
-
 func caddy(t *testing.T, upstream *child) *child {
 	t.Helper()
-	program, err := buildCaddy()
-	t.Cleanup(func() {
-		if program != "" {
-			os.Remove(program)
-		}
-	})
-	if err != nil {
-		t.Fatal(err)
+	program := filepath.Join(t.TempDir(), "caddybench")
+	cmd := exec.Command("go", "build", "-o", program, ".")
+	cmd.Dir, cmd.Env = "../caddybench", append(os.Environ(), "GOWORK=off")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0") // a port that is free
 	if err != nil {

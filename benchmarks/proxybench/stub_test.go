@@ -2,6 +2,7 @@ package proxybench
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net/http"
 	"testing"
@@ -90,6 +91,11 @@ func TestStub(t *testing.T) {
 	}
 }
 
+// nobody is an Observer that does nothing.
+type nobody struct{}
+
+func (nobody) Observe(context.Context, proxy.Event) {}
+
 // TestFeatures says what each option adds to a request on which it has nothing
 // to do: the upstreams are well, and nobody waits.
 func TestFeatures(t *testing.T) {
@@ -137,14 +143,21 @@ func TestFeatures(t *testing.T) {
 			EverythingOff(cfg)
 			cfg.Retries = proxy.Retries{Max: 2, Statuses: []int{503}, MaxBody: 1 << 16}
 		})},
+		{"Retries with Hedge", weirStub(func(cfg *proxy.Config) {
+			EverythingOff(cfg)
+			eight(cfg)
+			cfg.Retries = proxy.Retries{Max: 2, Hedge: time.Second}
+		})},
+		{"Timeouts.Total", weirStub(func(cfg *proxy.Config) { EverythingOff(cfg); cfg.Timeouts.Total = time.Minute })},
 		{"Fallback", weirStub(func(cfg *proxy.Config) { EverythingOff(cfg); cfg.Fallback = proxy.FixedAnswer(503, nil, nil) })},
+		{"Observer", weirStub(func(cfg *proxy.Config) { EverythingOff(cfg); cfg.Observer = nobody{} })},
 		{"Stale", stale(weirStub(EverythingOff))},
 		{"all of these", stale(weirStub(func(cfg *proxy.Config) {
 			eight(cfg)
 			cfg.Forwarded, cfg.RefuseEscapedSlashes, cfg.Query = true, true, proxy.QueryRefuse
 			cfg.InFlight.Max, cfg.Ejection.Failures, cfg.Breaker.FailureRatio = 10, 5, 0.5
 			cfg.Retries = proxy.Retries{Max: 2, Statuses: []int{503}, MaxBody: 1 << 16}
-			cfg.Fallback = proxy.FixedAnswer(503, nil, nil)
+			cfg.Fallback, cfg.Observer = proxy.FixedAnswer(503, nil, nil), nobody{}
 		}))},
 	}
 	var cases []pace.Case
@@ -152,10 +165,10 @@ func TestFeatures(t *testing.T) {
 		cases = append(cases, pace.Case{Name: f.name, Run: serving(f.h)})
 	}
 	rows := pace.Compare(options(), cases...)
-	// By the best turn: what is added is less than others on the machine take.
 	base := rows[0]
-	t.Logf("%s: %.0f ns, %.0f allocations, %.0f B", base.Name, pace.Median(base.CPU).Min, base.Allocs, base.Bytes)
+	t.Logf("%s: %.1f us, %.0f allocations, %.0f B", base.Name, pace.Median(base.CPU).Median/1e3, base.Allocs, base.Bytes)
 	for _, r := range rows[1:] {
-		t.Logf("| %s | %+.1f | %+.0f | %+.0f |", r.Name, (pace.Median(r.CPU).Min-pace.Median(base.CPU).Min)/1e3, r.Allocs-base.Allocs, r.Bytes-base.Bytes)
+		added := r.Minus(base) // round by round
+		t.Logf("| %s | %+.1f | %+.0f | %+.0f |", r.Name, pace.Median(added.CPU).Median/1e3, added.Allocs, added.Bytes)
 	}
 }

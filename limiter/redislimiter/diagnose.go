@@ -29,7 +29,8 @@ const maxSkew = time.Second
 // below 5.0; a maxmemory-policy that may evict quotas, which makes them whole
 // early; clocks more than a second apart, which matters with Options.ClientClock
 // and where windows begin; a cluster that is not ok; a Redis Cluster asked by a
-// client for one server; and commands that the ACL forbids. What the server does
+// client for one server; and commands that the ACL forbids. That quotas may be
+// evicted is also logged, once a process, by slog's default logger. What the server does
 // not let itself be asked (INFO, CONFIG) is no finding.
 //
 // This ACL suffices, where weir is the prefix:

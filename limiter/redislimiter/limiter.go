@@ -151,7 +151,8 @@ type Options struct {
 	// DangerouslyAllowRetries accepts clients that New would refuse. This
 	// package's own calls are not executed twice by such a client either; what
 	// is lost are the times that callers expect: go-redis ignores deadlines
-	// without ContextTimeoutEnabled.
+	// without ContextTimeoutEnabled. New warns of it, once a process, by slog's
+	// default logger.
 	DangerouslyAllowRetries bool
 }
 

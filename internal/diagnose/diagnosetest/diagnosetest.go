@@ -3,6 +3,7 @@ package diagnosetest
 
 import (
 	"context"
+	"log"
 	"log/slog"
 	"strings"
 	"sync"
@@ -20,12 +21,14 @@ type Log struct {
 // Record begins anew and takes the place of slog's default logger until the test
 // ends. Tests that use it must not run in parallel with others.
 func Record(t testing.TB) *Log {
-	before := slog.Default()
+	before, output, flags := slog.Default(), log.Writer(), log.Flags()
 	l := new(Log)
 	slog.SetDefault(slog.New(l))
 	diagnose.Forget()
 	t.Cleanup(func() {
 		slog.SetDefault(before)
+		log.SetOutput(output) // which SetDefault has changed, and does not change back
+		log.SetFlags(flags)
 		diagnose.Forget()
 	})
 	return l
