@@ -106,8 +106,10 @@ func (h *inFlightHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		d.busy, _ = errors.AsType[*OverloadError](err)
 		x.classify(&d)
 	}
-	if d.Allowed && x.holds {
-		// Before any hook: what was taken is given back even if one panics.
+	// Before any hook: what was taken is given back even if one panics.
+	if !d.Allowed {
+		defer turnAway(w.Header())
+	} else if x.holds {
 		defer x.end()
 	}
 	if h.opts.Observer != nil {
@@ -204,7 +206,6 @@ func (x *occupant) classify(d *Decision) {
 // refuse answers a request that got no slot.
 func (x *occupant) refuse(w http.ResponseWriter, d *Decision, left bool) {
 	h := w.Header()
-	defer turnAway(h)
 	if x.result == OutcomeUnkeyed {
 		warnUnkeyed(x.r, x.m.name, d.Err)
 	}
