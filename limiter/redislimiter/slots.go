@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	_ "embed"
 	"errors"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,12 +37,17 @@ type leasedSlots struct {
 	last    atomic.Uint64
 
 	mu      sync.Mutex
-	held    map[string]limiter.Charge // by Key
+	held    map[string]holder // by Key
 	freed   map[string]freed
 	kept    time.Time     // when all that was held had been renewed
 	running bool          // the goroutine
 	wake    chan struct{} // with room for one
 	free    chan struct{} // closed and made anew when something was given back
+}
+
+type holder struct {
+	charge limiter.Charge
+	known  bool // the server may know of it
 }
 
 type freed struct {
@@ -59,7 +63,7 @@ func newLeasedSlots(server *Limiter, name string, total, perKey int, lease time.
 		perKey:  perKey,
 		lease:   lease,
 		process: rand.Text()[:16],
-		held:    make(map[string]limiter.Charge),
+		held:    make(map[string]holder),
 		freed:   make(map[string]freed),
 		wake:    make(chan struct{}, 1),
 		free:    make(chan struct{}),
@@ -89,8 +93,7 @@ func (s *leasedSlots) sets(keys []string, sizes []int, c *limiter.Charge) ([]str
 	if s.total > 0 {
 		keys, sizes = append(keys, all), append(sizes, s.total)
 	}
-	if s.perKey > 0 {
-		_, key, _ := strings.Cut(c.Key, ":")
+	if _, key, _ := strings.Cut(c.Key, ":"); s.perKey > 0 && key != "" {
 		own := l.keyOf(&limiter.Policy{Name: s.policy.Name, Algorithm: slotsOfKey}, key)
 		keys, sizes = append(keys, all+own[len(l.before):len(own)-len(l.after)]), append(sizes, s.perKey)
 	}
@@ -152,19 +155,24 @@ func (s *leasedSlots) question(what string, keys []string, more int) []any {
 	return append(args, s.server.clock(), s.lease.Microseconds(), what)
 }
 
-// hold has the goroutine renew the lease of c, which may be one that the server
-// does not know of yet.
-func (s *leasedSlots) hold(c limiter.Charge) {
+// hold has the goroutine renew the lease of c. known says whether the server has
+// heard of it; if not, it will.
+func (s *leasedSlots) hold(c limiter.Charge, known bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.held[c.Key] = c
+	s.held[c.Key] = holder{c, known}
 	s.runLocked()
 }
 
 // giveBack has the goroutine give back the slots of c, held or not.
 func (s *leasedSlots) giveBack(c limiter.Charge) {
 	s.mu.Lock()
+	h, held := s.held[c.Key]
 	delete(s.held, c.Key)
+	if held && !h.known {
+		s.mu.Unlock()
+		return // or an outage would gather all that came and went in it
+	}
 	s.freed[c.Key] = freed{c, time.Now()}
 	s.runLocked()
 	s.mu.Unlock()
@@ -204,9 +212,10 @@ func (s *leasedSlots) run() {
 	every := s.lease / renewals
 	timer := time.NewTimer(every)
 	defer timer.Stop()
+	wake := s.wake
 	for {
 		select {
-		case <-s.wake:
+		case <-wake:
 		case <-timer.C:
 		}
 
@@ -222,7 +231,11 @@ func (s *leasedSlots) run() {
 		}
 		var keep []limiter.Charge
 		if now.Sub(s.kept) >= every {
-			keep = slices.Collect(maps.Values(s.held))
+			for key, h := range s.held {
+				keep = append(keep, h.charge)
+				h.known = true
+				s.held[key] = h
+			}
 			s.kept = now
 		}
 		if len(s.held) == 0 && len(back) == 0 {
@@ -233,8 +246,10 @@ func (s *leasedSlots) run() {
 		next := every - now.Sub(s.kept)
 		s.mu.Unlock()
 
+		wake = s.wake
 		if !s.giveBackNow(back) {
 			next = min(next, retryFree)
+			wake = nil // not for each that is given back meanwhile
 		}
 		if !s.forEach("keep", keep, nil) {
 			next = min(next, every/2)
