@@ -23,7 +23,8 @@ type InFlightOptions struct {
 	// Max and MaxPerKey are caps over all processes with the same Name and
 	// server; Queue, QueuePerKey, MaxWait and Overloaded are about this one.
 	// There is no Adaptive. All processes should have the same caps: each
-	// judges by its own.
+	// judges by its own. Up to Queue may wait for slots of this process, and as
+	// many for those of others.
 	limiter.InFlightOptions
 
 	// Lease is how long the slots of a process that has died stay taken. It is
@@ -41,7 +42,9 @@ type InFlightOptions struct {
 	// made known to the server when it is back.
 	WhenDown failover.Mode
 
-	// Failover are the bounds of a call, as in package failover.
+	// Failover are the bounds of a call, as in package failover. Its Observer is
+	// also told of leases that could not be renewed or given back
+	// (limiter.EventFailure) or were renewed too late (limiter.EventLapse).
 	Failover failover.Options
 }
 
@@ -126,6 +129,7 @@ func NewInFlight(l *Limiter, opts InFlightOptions) (*InFlight, error) {
 
 	f := &InFlight{opts: opts, line: line, askers: make(map[string]*asker)}
 	f.slots = newLeasedSlots(l, name, opts.Max, opts.MaxPerKey, opts.Lease)
+	f.slots.observer = opts.Failover.Observer
 	// What stands in for the server are slots too, not a rate.
 	f.guard = failover.New(f.slots, failover.Closed, &opts.Failover)
 	if opts.WhenDown == failover.Local {

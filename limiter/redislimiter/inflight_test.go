@@ -219,7 +219,7 @@ func TestTrapLimiter31_LeasesOfSlots(t *testing.T) {
 	l := open(t, c, redislimiter.Options{})
 	o := redislimiter.InFlightOptions{
 		InFlightOptions: limiter.InFlightOptions{Max: 20},
-		Lease:           time.Second,
+		Lease:           3 * time.Second, // a busy machine may stand still for two thirds of it
 	}
 	a, b := newInFlight(t, l, o), newInFlight(t, l, o)
 	var all []func()
@@ -233,17 +233,17 @@ func TestTrapLimiter31_LeasesOfSlots(t *testing.T) {
 	if n := s.Do("ZCARD", keys[0]); n != "21" {
 		t.Errorf("%s members, want one each and the sum", n)
 	}
-	// The server's clock: in a second at the latest they end, by its TIME.
+	// The server's clock: in three seconds at the latest they end, by its TIME.
 	now, _ := strconv.ParseInt(strings.Fields(s.Do("TIME"))[0], 10, 64)
 	for _, line := range strings.Fields(s.Do("ZRANGE", keys[0], "0", "-1", "WITHSCORES")) {
 		if end, err := strconv.ParseFloat(line, 64); err == nil && end > 1e12 {
-			if left := end/1e6 - float64(now); left < -1 || left > 3 {
+			if left := end/1e6 - float64(now); left < -1 || left > 5 {
 				t.Errorf("a lease ends in %v s by the server's clock", left)
 			}
 		}
 	}
-	// Three leases later all are held still.
-	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	// After a lease all are held still.
+	for end := time.Now().Add(4 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if n := s.Do("ZCARD", keys[0]); n != "21" {
 			t.Fatalf("%s members while the work goes on, want 21", n)
 		}
@@ -258,6 +258,29 @@ func TestTrapLimiter31_LeasesOfSlots(t *testing.T) {
 	eventually(t, "no keys", 10*time.Second, func() bool { return s.Do("DBSIZE") == "0" })
 }
 
+// events adds up the N of what an Observer is told.
+type events struct {
+	mu  sync.Mutex
+	all []limiter.Event
+}
+
+func (e *events) Observe(_ context.Context, x limiter.Event) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.all = append(e.all, x)
+}
+
+func (e *events) of(kind limiter.EventKind, policy string) (n int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, x := range e.all {
+		if x.Kind == kind && x.Policy == policy {
+			n += x.N
+		}
+	}
+	return n
+}
+
 // TestInFlightSurvivesRestart shows that a server which comes back with nothing
 // learns of the slots in use.
 func TestInFlightSurvivesRestart(t *testing.T) {
@@ -268,7 +291,10 @@ func TestInFlightSurvivesRestart(t *testing.T) {
 		InFlightOptions: limiter.InFlightOptions{Max: 5, MaxPerKey: 5},
 		Lease:           2 * time.Second,
 	}
-	f := newInFlight(t, l, o)
+	var told events
+	watched := o
+	watched.Failover = failover.Options{Budget: patient.Budget, Observer: &told}
+	f := newInFlight(t, l, watched)
 	var all []func()
 	for range 3 {
 		all = append(all, acquire(t, f, limiter.Slot{Key: "k"}))
@@ -281,6 +307,7 @@ func TestInFlightSurvivesRestart(t *testing.T) {
 		return len(keys) == 2 && s.Do("ZSCORE", keys[0], "#") == "-5" && s.Do("ZSCORE", keys[1], "#") == "-5"
 	})
 	refused(t, newInFlight(t, l, o), limiter.Slot{Key: "k"}, limiter.OverloadFull)
+	eventually(t, "told", 10*time.Second, func() bool { return told.of(limiter.EventLapse, "in-flight") == 4 })
 	heavy()
 	for _, release := range all {
 		release()
@@ -294,12 +321,13 @@ func TestInFlightWhenDown(t *testing.T) {
 	t.Parallel() // most of it waits
 	s := redistest.Start(t)
 	l := open(t, client(t, s.Addr()), redislimiter.Options{})
+	var told events
 	o := func(mode failover.Mode) redislimiter.InFlightOptions {
 		return redislimiter.InFlightOptions{
 			InFlightOptions: limiter.InFlightOptions{Name: mode.String(), Max: 6},
 			Lease:           time.Second,
 			WhenDown:        mode,
-			Failover:        failover.Options{Budget: time.Second, Instances: 3},
+			Failover:        failover.Options{Budget: time.Second, Instances: 3, Observer: &told},
 		}
 	}
 	var fs []*redislimiter.InFlight
@@ -320,6 +348,9 @@ func TestInFlightWhenDown(t *testing.T) {
 	}
 	refused(t, fs[failover.Local], limiter.Slot{}, limiter.OverloadFull)
 
+	eventually(t, "told", 10*time.Second, func() bool {
+		return told.of(limiter.EventFailure, "") > 0 && told.of(limiter.EventFailure, "open") > 0 && told.of(limiter.EventFailure, "local") > 0
+	})
 	s.Restart()
 	for mode, want := range map[failover.Mode]int{failover.Open: 0, failover.Local: 4} {
 		eventually(t, "known to the server: "+mode.String(), 20*time.Second, func() bool {
@@ -411,7 +442,7 @@ func TestInFlightLateAnswer(t *testing.T) {
 	})
 	f := newInFlight(t, open(t, c, redislimiter.Options{}), redislimiter.InFlightOptions{
 		InFlightOptions: limiter.InFlightOptions{Max: 2},
-		Lease:           time.Second,
+		Lease:           2 * time.Second, // a busy machine may stand still for two thirds of it
 		WhenDown:        failover.Open,
 		Failover:        failover.Options{Budget: 200 * time.Millisecond},
 	})
@@ -426,7 +457,7 @@ func TestInFlightLateAnswer(t *testing.T) {
 	}
 	eventually(t, "one slot in use", 10*time.Second, func() bool { return leases() == "-1" })
 	for range 20 { // for more than a lease
-		time.Sleep(75 * time.Millisecond)
+		time.Sleep(150 * time.Millisecond)
 		if n := leases(); n != "-1" && n != "-2" {
 			t.Fatalf("%q slots in use while the work goes on, want 1", n)
 		}
@@ -774,7 +805,7 @@ func TestInFlightHolderKilled(t *testing.T) {
 	}
 	after := time.Since(killed)
 	t.Logf("all slots back %v after the kill, with leases of %v", after, lease)
-	if after < lease/2 || after > lease+5*time.Second {
+	if after < lease/4 || after > lease+5*time.Second {
 		t.Errorf("the slots came back after %v, want about %v", after, lease)
 	}
 	for _, release := range all {

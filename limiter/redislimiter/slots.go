@@ -32,6 +32,7 @@ type leasedSlots struct {
 	policy          limiter.Policy // names the slots
 	total, perKey   int            // how many there are, and of a key; 0: no matter
 	lease           time.Duration
+	observer        limiter.Observer // nil: nobody
 
 	process string // begins the ids of this process, so that no two are the same
 	last    atomic.Uint64
@@ -251,7 +252,7 @@ func (s *leasedSlots) run() {
 			next = min(next, retryFree)
 			wake = nil // not for each that is given back meanwhile
 		}
-		if !s.forEach("keep", keep, nil) {
+		if !s.forEach("keep", keep, s.tellLapse) {
 			next = min(next, every/2)
 			s.mu.Lock()
 			s.kept = s.kept.Add(-every / 2) // sooner than usual
@@ -263,7 +264,7 @@ func (s *leasedSlots) run() {
 
 // giveBackNow reports whether the server has heard of all.
 func (s *leasedSlots) giveBackNow(back []limiter.Charge) bool {
-	return s.forEach("free", back, func(done []limiter.Charge) {
+	return s.forEach("free", back, func(done []limiter.Charge, _ int) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for i := range done {
@@ -274,9 +275,19 @@ func (s *leasedSlots) giveBackNow(back []limiter.Charge) bool {
 	})
 }
 
+// tellLapse tells the Observer how many leases had ended before they were renewed.
+func (s *leasedSlots) tellLapse(_ []limiter.Charge, n int) {
+	if n > 0 && s.observer != nil {
+		s.observer.Observe(context.Background(), limiter.Event{
+			Kind: limiter.EventLapse, Policy: s.policy.Name, Source: limiter.SourceRedis, Start: time.Now(), N: n,
+		})
+	}
+}
+
 // forEach tells the server what to do about holders, some at a time, and done of
-// those that it has been told of. It reports whether these were all.
-func (s *leasedSlots) forEach(what string, cs []limiter.Charge, done func([]limiter.Charge)) bool {
+// those that it has been told of and of its answer. It reports whether these were
+// all.
+func (s *leasedSlots) forEach(what string, cs []limiter.Charge, done func(some []limiter.Charge, answer int)) bool {
 	for some := range slices.Chunk(cs, holdersAtOnce) {
 		var keys places
 		var rest []any
@@ -291,14 +302,22 @@ func (s *leasedSlots) forEach(what string, cs []limiter.Charge, done func([]limi
 		}
 		args := append(s.question(what, keys.all, len(rest)), rest...)
 		ctx, cancel := context.WithTimeout(context.Background(), min(time.Second, s.lease/renewals/2))
-		_, err := s.server.evaluate(ctx, &slotsScript, false, len(keys.all), args)
+		start := time.Now()
+		answer, err := s.server.evaluate(ctx, &slotsScript, false, len(keys.all), args)
 		cancel()
+		if err == nil && len(answer) != 1 {
+			err = explain(errServerAnswer(len(answer), 1), true)
+		}
 		if err != nil {
+			if s.observer != nil {
+				s.observer.Observe(context.Background(), limiter.Event{
+					Kind: limiter.EventFailure, Policy: s.policy.Name, Source: limiter.SourceRedis,
+					Start: start, Duration: time.Since(start), N: 1, Err: err,
+				})
+			}
 			return false
 		}
-		if done != nil {
-			done(some)
-		}
+		done(some, int(answer[0]))
 	}
 	return true
 }
