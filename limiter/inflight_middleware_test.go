@@ -310,6 +310,28 @@ func TestInFlightRefusalGivesBackWhatRulesTook(t *testing.T) {
 	}
 }
 
+// What a request took that ends while it waits is given back where a TimeoutHandler
+// is outside of the rules, too: it answers in the meantime.
+func TestInFlightInsideOfATimeout(t *testing.T) {
+	for _, leaves := range []bool{false, true} {
+		inTime(t, func(t *testing.T) {
+			m := limiter.NewMemory(nil)
+			rules := global("p", 5)
+			f := full(t, limiter.InFlightOptions{Max: 1, Queue: 1, MaxWait: time.Hour})
+			h := http.TimeoutHandler(limiter.Middleware(m, rules, nil)(f.Middleware(nil, nil)(hello)), time.Minute, "late")
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if leaves {
+				time.AfterFunc(time.Second, cancel)
+			}
+			status(t, h, request(t).WithContext(ctx), 503)
+			synctest.Wait()
+			remaining(t, m, limiter.Charge{Policy: rules[0].Policy, Key: "*"}, 5)
+			inUse(t, f, 1, 0)
+		})
+	}
+}
+
 // The mark of a refusal is never on the wire.
 func TestInFlightMarkIsNotSent(t *testing.T) {
 	f := full(t, limiter.InFlightOptions{Max: 1})
