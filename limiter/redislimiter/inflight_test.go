@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -464,6 +465,71 @@ func TestInFlightLateAnswer(t *testing.T) {
 	}
 	release()
 	eventually(t, "no keys", 10*time.Second, func() bool { return s.Do("DBSIZE") == "0" })
+}
+
+// Slots that may have been taken, because the answer got lost, are given back.
+func TestInFlightLostAnswer(t *testing.T) {
+	s := redistest.Start(t)
+	var calls atomic.Int64
+	c := hooked(t, s.Addr(), func(what string, next func() error) error {
+		err := next()
+		if what == "take" && calls.Add(1) == 1 {
+			err = io.ErrUnexpectedEOF
+		}
+		return err
+	})
+	f := newInFlight(t, open(t, c, redislimiter.Options{}), redislimiter.InFlightOptions{
+		InFlightOptions: limiter.InFlightOptions{Max: 1},
+		Lease:           time.Minute,
+	})
+	if _, err := f.Acquire(t.Context(), limiter.Slot{}); !errors.Is(err, redislimiter.ErrUnknown) || !errors.Is(err, failover.ErrUnavailable) {
+		t.Errorf("Acquire: %v, want %v", err, redislimiter.ErrUnknown)
+	}
+	eventually(t, "no keys", 10*time.Second, func() bool { return s.Do("DBSIZE") == "0" })
+	acquire(t, f, limiter.Slot{})()
+}
+
+// Two renewals in a row may fail, and no lease ends.
+func TestInFlightFailedRenewals(t *testing.T) {
+	t.Parallel() // most of it waits
+	s := redistest.Start(t)
+	var calls atomic.Int64
+	c := hooked(t, s.Addr(), func(what string, next func() error) error {
+		if what == "keep" && calls.Add(1) <= 2 {
+			return io.ErrUnexpectedEOF
+		}
+		return next()
+	})
+	var told events
+	f := newInFlight(t, open(t, c, redislimiter.Options{}), redislimiter.InFlightOptions{
+		InFlightOptions: limiter.InFlightOptions{Max: 1},
+		Lease:           4 * time.Second,
+		Failover:        failover.Options{Budget: patient.Budget, Observer: &told},
+	})
+	release := acquire(t, f, limiter.Slot{})
+	key := s.Do("KEYS", "*")
+	eventually(t, "renewed after all", 20*time.Second, func() bool { return calls.Load() > 3 })
+	if n := s.Do("ZSCORE", key, "#"); n != "-1" || told.of(limiter.EventFailure, "in-flight") != 2 || told.of(limiter.EventLapse, "in-flight") != 0 {
+		t.Errorf("%s slots in use, and told of %+v", n, told.all)
+	}
+	release()
+}
+
+// After the clock was set back a lease is no longer than ever, or the slots of
+// who has died would be gone for as long.
+func TestInFlightClockSetBack(t *testing.T) {
+	s := redistest.Start(t)
+	l := open(t, client(t, s.Addr()), redislimiter.Options{ClientClock: true})
+	now := time.Now()
+	l.SetNow(func() time.Time { return now })
+	o := redislimiter.InFlightOptions{InFlightOptions: limiter.InFlightOptions{Max: 2}, Lease: time.Minute}
+	dead, f := newInFlight(t, l, o), newInFlight(t, l, o)
+	t.Cleanup(acquire(t, dead, limiter.Slot{}))
+	now = now.Add(-time.Hour)
+	defer acquire(t, f, limiter.Slot{})()
+	refused(t, f, limiter.Slot{}, limiter.OverloadFull)
+	now = now.Add(time.Minute + time.Second)
+	defer acquire(t, f, limiter.Slot{})()
 }
 
 // Whoever comes while another waits is behind it, even if a slot is free before
