@@ -206,7 +206,7 @@ func (a *adaptive) adapt() {
 	if a.timely > 0 && a.timeouts < a.timely {
 		latency := a.sum / float64(a.timely)
 		a.learn(latency, used)
-		if used {
+		if used && latency > 0 { // it is 0 where the clock is too coarse to see it
 			gradient = a.tolerance * a.unqueued / latency
 		}
 	}

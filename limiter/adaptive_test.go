@@ -277,7 +277,7 @@ func TestAdaptiveIgnoresQuickFailures(t *testing.T) {
 							return
 						default:
 							h.ServeHTTP(&nowhere{http.Header{}}, request(t))
-							time.Sleep(10 * time.Millisecond)
+							time.Sleep(30 * time.Millisecond)
 						}
 					}
 				})
@@ -336,5 +336,19 @@ func TestAdaptiveSet(t *testing.T) {
 		}
 		stop()
 		inUse(t, f, 0, 0)
+	})
+}
+
+// Where the clock is coarse a latency may be 0.
+func TestAdaptiveBearsNoLatency(t *testing.T) {
+	inTime(t, func(t *testing.T) {
+		f := adapting(t, 100, 1)
+		for range 200 {
+			acquire(t, f, limiter.Slot{})()
+			time.Sleep(10 * time.Millisecond)
+		}
+		if l := f.Snapshot().Limit; l < 1 || l > 100 {
+			t.Errorf("the cap is %d", l)
+		}
 	})
 }

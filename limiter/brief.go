@@ -25,12 +25,9 @@ func (m *middleware) brief(w http.ResponseWriter, r *http.Request, next http.Han
 		x := &brief{m: m, r: r}
 		m.describe(&x.fields, c, res)
 		defer x.finish()
-		header := w.Header()
+		defer m.giveBack(w.Header(), r, c, res)
 		next.ServeHTTP(x.rw.Wrap(w, x), r)
 		x.ended = true
-		if turnedAway(header) {
-			m.giveBack(r, c[0], res[0])
-		}
 		return
 	}
 	f := new(fields)

@@ -73,7 +73,9 @@ func (x *exchange) serve(w http.ResponseWriter, next http.Handler) {
 	if d.Allowed && !x.hold(w) {
 		return
 	}
-	header := w.Header()
+	if d.Allowed {
+		defer x.giveBack(w.Header())
+	}
 	switch {
 	case d.Allowed && (len(d.Results) == 0 || d.form == NoHeaders && !m.refunds && !x.trial):
 		next.ServeHTTP(w, x.r)
@@ -94,9 +96,13 @@ func (x *exchange) serve(w http.ResponseWriter, next http.Handler) {
 	default:
 		x.answerRefusal(w)
 	}
-	if d.Allowed && turnedAway(header) {
+}
+
+// giveBack refunds all if the request was refused further in.
+func (x *exchange) giveBack(header http.Header) {
+	if turnedAway(header) {
 		// That units were lost would not change what the client gets.
-		_ = d.Refund(x.r.Context())
+		_ = x.d.Refund(x.r.Context())
 	}
 }
 

@@ -21,9 +21,11 @@ func (f *InFlight) Middleware(slot func(*http.Request) (Slot, error), opts *Opti
 // got its slots from a, and gives them back when the response has ended: when the
 // handler returns, panics or aborts, or, of a connection that was hijacked, when
 // that is closed. What Hijack returns has all methods of a *net.TCPConn, a
-// *net.UnixConn or a *tls.Conn, but is of another type. It panics if a is nil, if opts has an unknown value, or if slot
-// is nil and a has a cap per key. slot says what a request asks for; nil is one
-// slot, for every request. nil opts means the zero Options.
+// *net.UnixConn or a *tls.Conn, but is of another type.
+//
+// It panics if a is nil, if opts has an unknown value, or if slot is nil and a
+// has a cap per key. slot says what a request asks for; nil is one slot, for
+// every request. nil opts means the zero Options.
 //
 // A refusal is 503, or [Options.InFlightStatus], with Retry-After and a body of
 // type application/problem+json (RFC 9457) that names the limit. With [Draft10]
@@ -35,8 +37,10 @@ func (f *InFlight) Middleware(slot func(*http.Request) (Slot, error), opts *Opti
 // Place it inside of [Middleware]: to be refused for the rate costs less than to
 // wait for a slot first. What the rules took is given back for a request that
 // gets none. A middleware between the two may replace the response writer, but its
-// Header must be the same map, or be copied, as [http.TimeoutHandler] does in
-// time.
+// Header must be the same map, or be copied. An [http.TimeoutHandler] copies it
+// only where it is in time: it belongs outside of both, or what was taken is not
+// given back for a request that ends while it waits. A handler that goes on
+// behind one inside of this middleware does so without a slot.
 //
 // slot is what a KeyFunc is in rules, and an error of it, or a Key of "" where a
 // has a cap per key, is what [Options.Unkeyed] is about; SkipUnkeyed leaves out
@@ -106,8 +110,10 @@ func (h *inFlightHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		d.busy, _ = errors.AsType[*OverloadError](err)
 		x.classify(&d)
 	}
-	if d.Allowed && x.holds {
-		// Before any hook: what was taken is given back even if one panics.
+	// Before any hook: what was taken is given back even if one panics.
+	if !d.Allowed {
+		defer turnAway(w.Header())
+	} else if x.holds {
 		defer x.end()
 	}
 	if h.opts.Observer != nil {
@@ -204,7 +210,6 @@ func (x *occupant) classify(d *Decision) {
 // refuse answers a request that got no slot.
 func (x *occupant) refuse(w http.ResponseWriter, d *Decision, left bool) {
 	h := w.Header()
-	defer turnAway(h)
 	if x.result == OutcomeUnkeyed {
 		warnUnkeyed(x.r, x.m.name, d.Err)
 	}

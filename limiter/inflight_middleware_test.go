@@ -254,9 +254,9 @@ func TestInFlightRefusalGivesBackWhatRulesTook(t *testing.T) {
 		{"one rule, a header of its own", nil, 1, false, timeout},
 		{"without fields, a header of its own", &limiter.Options{Headers: limiter.NoHeaders}, 1, false, timeout},
 	} {
-		for _, answer := range []string{"default", "OnLimit", "unkeyed", "left"} {
-			if answer == "left" && strings.Contains(tt.name, "of its own") {
-				continue // TimeoutHandler drops the header when the client leaves
+		for _, answer := range []string{"default", "OnLimit", "abort", "hook", "unkeyed", "left"} {
+			if (answer == "left" || answer == "abort" || answer == "hook") && strings.Contains(tt.name, "of its own") {
+				continue // TimeoutHandler drops the header then
 			}
 			t.Run(tt.name+"/"+answer, func(t *testing.T) {
 				inTime(t, func(t *testing.T) {
@@ -275,6 +275,10 @@ func TestInFlightRefusalGivesBackWhatRulesTook(t *testing.T) {
 					switch answer {
 					case "OnLimit":
 						opts.OnLimit = func(w http.ResponseWriter, _ *http.Request, _ limiter.Decision) { w.WriteHeader(200) }
+					case "abort":
+						opts.OnLimit = func(http.ResponseWriter, *http.Request, limiter.Decision) { panic(http.ErrAbortHandler) }
+					case "hook":
+						opts.OnDecision = func(*http.Request, limiter.Decision) { panic("a hook") }
 					case "unkeyed":
 						slot = byHeader("K")
 					case "left":
@@ -284,7 +288,14 @@ func TestInFlightRefusalGivesBackWhatRulesTook(t *testing.T) {
 					h := limiter.Middleware(m, rules, tt.opts)(tt.between(f.Middleware(slot, opts)(hello)))
 					r := request(t).WithContext(ctx)
 					rec := httptest.NewRecorder()
-					h.ServeHTTP(rec, r)
+					func() {
+						defer func() {
+							if v := recover(); (v != nil) != (answer == "abort" || answer == "hook") {
+								t.Errorf("panics with %v", v)
+							}
+						}()
+						h.ServeHTTP(rec, r)
+					}()
 					for i := range rules {
 						remaining(t, m, limiter.Charge{Policy: rules[i].Policy, Key: "*"}, 5)
 					}
@@ -296,6 +307,28 @@ func TestInFlightRefusalGivesBackWhatRulesTook(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// What a request took that ends while it waits is given back where a TimeoutHandler
+// is outside of the rules, too: it answers in the meantime.
+func TestInFlightInsideOfATimeout(t *testing.T) {
+	for _, leaves := range []bool{false, true} {
+		inTime(t, func(t *testing.T) {
+			m := limiter.NewMemory(nil)
+			rules := global("p", 5)
+			f := full(t, limiter.InFlightOptions{Max: 1, Queue: 1, MaxWait: time.Hour})
+			h := http.TimeoutHandler(limiter.Middleware(m, rules, nil)(f.Middleware(nil, nil)(hello)), time.Minute, "late")
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if leaves {
+				time.AfterFunc(time.Second, cancel)
+			}
+			status(t, h, request(t).WithContext(ctx), 503)
+			synctest.Wait()
+			remaining(t, m, limiter.Charge{Policy: rules[0].Policy, Key: "*"}, 5)
+			inUse(t, f, 1, 0)
+		})
 	}
 }
 

@@ -176,11 +176,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if err == nil {
 			now := res[0].Delay == 0 && !trial
 			if now && res[0].Allowed && h.silent {
-				header := w.Header()
+				defer h.giveBack(w.Header(), r, &c, &res)
 				h.next.ServeHTTP(w, r)
-				if turnedAway(header) {
-					h.giveBack(r, c[0], res[0])
-				}
 				return
 			}
 			if now && h.terse && h.rules[0].PolicyFor == nil {
@@ -194,11 +191,17 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x.serve(w, h.next)
 }
 
-// giveBack refunds the only charge of a request that was refused further in. It
-// is not inlined, because what it does moves its arguments to the heap.
+// giveBack refunds the only charge of a request that was refused further in.
+func (m *middleware) giveBack(header http.Header, r *http.Request, c *[1]Charge, res *[1]Result) {
+	if turnedAway(header) {
+		m.refund(r, c[0], res[0])
+	}
+}
+
+// refund is not inlined, because what it does moves its arguments to the heap.
 //
 //go:noinline
-func (m *middleware) giveBack(r *http.Request, c Charge, res Result) {
+func (m *middleware) refund(r *http.Request, c Charge, res Result) {
 	d := Decision{limiter: m.limiter, rules: m.rules, Charges: []Charge{c}, Results: []Result{res}, which: make([]int, 1)}
 	// That units were lost would not change what the client gets.
 	_ = d.Refund(r.Context())

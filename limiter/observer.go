@@ -52,7 +52,8 @@ const (
 
 	// EventFailure is told by package failover: a backend failed to answer in
 	// time, or at all. Err says how; Start and Duration are those of the call. N
-	// is 1.
+	// is 1. With a Policy it is about leases of slots, named by that, which were
+	// to be renewed or given back.
 	EventFailure
 
 	// EventBreakerOpen is told by package failover, as are the next two: the
@@ -86,10 +87,16 @@ const (
 
 	// EventReceived is the same for the body of a request.
 	EventReceived
+
+	// EventLapse says that N holders of slots that processes share had lost
+	// their leases when these were to be renewed, so that others may have been
+	// given the slots meanwhile: the process stood still, or the server has lost
+	// what it knew. They have them again.
+	EventLapse
 )
 
 var eventKinds = [...]string{"none", "decision", "hold", "eviction", "no room", "failure",
-	"breaker open", "breaker half-open", "breaker closed", "slot", "release", "sent", "received"}
+	"breaker open", "breaker half-open", "breaker closed", "slot", "release", "sent", "received", "lapse"}
 
 // String returns the kind in words, for logs and metric labels.
 func (k EventKind) String() string {

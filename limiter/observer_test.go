@@ -166,7 +166,7 @@ func TestObserverStrings(t *testing.T) {
 		{limiter.EventEviction.String(), "eviction"}, {limiter.EventNoRoom.String(), "no room"},
 		{limiter.EventFailure.String(), "failure"}, {limiter.EventBreakerOpen.String(), "breaker open"},
 		{limiter.EventBreakerHalfOpen.String(), "breaker half-open"}, {limiter.EventBreakerClosed.String(), "breaker closed"},
-		{limiter.EventSent.String(), "sent"}, {limiter.EventReceived.String(), "received"}, {limiter.EventKind(99).String(), "EventKind(99)"},
+		{limiter.EventSent.String(), "sent"}, {limiter.EventReceived.String(), "received"}, {limiter.EventLapse.String(), "lapse"}, {limiter.EventKind(99).String(), "EventKind(99)"},
 		{limiter.OutcomeAllowed.String(), "allowed"}, {limiter.OutcomeDenied.String(), "denied"}, {limiter.OutcomeSpared.String(), "spared"},
 		{limiter.OutcomeShadow.String(), "shadow"}, {limiter.OutcomeUnkeyed.String(), "unkeyed"}, {limiter.OutcomeFailed.String(), "failed"},
 		{limiter.OutcomeLeft.String(), "left"}, {limiter.OutcomeWaved.String(), "waved"}, {limiter.Outcome(99).String(), "Outcome(99)"},

@@ -41,6 +41,7 @@ type limiterTelemetry struct {
 	holds     histogram
 	evictions counter
 	noRoom    counter
+	lapses    counter
 	failures  counter
 	opened    counter
 
@@ -66,6 +67,7 @@ func (l *limiterTelemetry) init(t *Telemetry) {
 	l.holds = t.histogram("weir.limiter.hold.duration", "Time for which requests waited for their turn.", exchangeBuckets, byBoth(policyKey, resultKey))
 	l.evictions = t.counter("weir.limiter.evictions", "{state}", "States forgotten before they were whole, to make room for a policy.", byName(policyKey))
 	l.noRoom = t.counter("weir.limiter.no_room", "{charge}", "Charges refused because there was no room for their state.", byName(policyKey))
+	l.lapses = t.counter("weir.inflight.lapses", "{lease}", "Leases of slots that had ended before they were renewed.", byName(policyKey))
 	l.failures = t.counter("weir.limiter.backend.failures", "{call}", "Calls that a backend did not answer in time, or at all.", byName(backendKey))
 	l.opened = t.counter("weir.limiter.breaker.opened", "{change}", "How often a backend's breaker opened.", byName(backendKey))
 	_, err := t.meter.Int64ObservableGauge("weir.limiter.breaker.state", metric.WithUnit("1"),
@@ -140,6 +142,8 @@ func (l *limiterTelemetry) Observe(ctx context.Context, e limiter.Event) {
 		l.evictions.add(ctx, int64(e.N), key{name: e.Policy})
 	case limiter.EventNoRoom:
 		l.noRoom.add(ctx, int64(e.N), key{name: e.Policy})
+	case limiter.EventLapse:
+		l.lapses.add(ctx, int64(e.N), key{name: e.Policy})
 	case limiter.EventSlot:
 		l.observeSlot(ctx, &e)
 	case limiter.EventRelease:

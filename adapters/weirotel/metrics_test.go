@@ -96,6 +96,13 @@ func TestRoom(t *testing.T) {
 	}
 }
 
+// Leases that several processes share may end before they are renewed.
+func TestLapses(t *testing.T) {
+	r := newRig(t)
+	r.Limiter().Observe(t.Context(), limiter.Event{Kind: limiter.EventLapse, Policy: "heavy", N: 3})
+	r.shows(t, map[string]float64{"weir.inflight.lapses{weir.policy=heavy}": 3})
+}
+
 // flaky is a backend that fails when it is told to.
 type flaky struct {
 	limiter.Limiter
@@ -424,7 +431,7 @@ func everything(t *testing.T, r *rig) {
 	begun(t)(r.Upstreams("a", p))
 	get(t, serve(t, p).URL)
 	get(t, serve(t, newProxy(t, r, proxy.Config{Upstreams: []proxy.Upstream{{URL: serve(t, hello).URL}}})).URL)
-	for kind := limiter.EventDecision; kind <= limiter.EventReceived; kind++ {
+	for kind := limiter.EventDecision; kind <= limiter.EventLapse; kind++ {
 		for _, result := range []limiter.Outcome{limiter.OutcomeAllowed, limiter.OutcomeDenied} {
 			r.Failover("b").Observe(ctx, limiter.Event{Kind: kind, Policy: "p", Route: "/", Result: result, Source: limiter.SourceMemory, N: 1})
 		}

@@ -52,6 +52,14 @@ func TestInFlight(t *testing.T) {
 	})
 }
 
+// Leases that several processes share may end before they are renewed.
+func TestLapses(t *testing.T) {
+	m := weirprom.New(nil)
+	reg := registered(t, m)
+	m.Limiter().Observe(t.Context(), limiter.Event{Kind: limiter.EventLapse, Policy: "heavy", N: 3})
+	shows(t, reg, map[string]float64{`weir_inflight_lapses_total{policy="heavy"}`: 3})
+}
+
 func TestBandwidth(t *testing.T) {
 	m := weirprom.New(nil)
 	reg := registered(t, m)

@@ -26,6 +26,7 @@ type limiterMetrics struct {
 	holds     *series[named, prometheus.Observer]
 	evictions *series[string, prometheus.Counter]
 	noRoom    *series[string, prometheus.Counter]
+	lapses    *series[string, prometheus.Counter]
 	backends  *series[string, *backend]
 
 	slots    *series[decision, prometheus.Counter]
@@ -75,6 +76,7 @@ func (l *limiterMetrics) init(m *Metrics) {
 	}
 	l.evictions = perPolicy("limiter_evictions_total", "States forgotten before they were whole, to make room for a policy.")
 	l.noRoom = perPolicy("limiter_no_room_total", "Charges refused because there was no room for their state.")
+	l.lapses = perPolicy("inflight_lapses_total", "Leases of slots that had ended before they were renewed.")
 
 	failures := m.counter("limiter_backend_failures_total", "Calls that a backend did not answer in time, or at all.", "backend")
 	opened := m.counter("limiter_breaker_opened_total", "How often a backend's breaker opened.", "backend")
@@ -154,6 +156,8 @@ func (l *limiterMetrics) Observe(_ context.Context, e limiter.Event) {
 		l.evictions.of(e.Policy).Add(float64(e.N))
 	case limiter.EventNoRoom:
 		l.noRoom.of(e.Policy).Add(float64(e.N))
+	case limiter.EventLapse:
+		l.lapses.of(e.Policy).Add(float64(e.N))
 	case limiter.EventSlot:
 		l.observeSlot(&e)
 	case limiter.EventRelease:

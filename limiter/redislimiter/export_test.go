@@ -17,6 +17,14 @@ func (l *Limiter) KeyOf(c limiter.Charge) string { return l.keyOf(&c.Policy, c.K
 // SlotOf returns its slot.
 func (l *Limiter) SlotOf(c limiter.Charge) int { return int(l.slotOf(l.KeyOf(c))) }
 
+// Freed returns how many holders the server is still to be told of that they
+// have gone.
+func (f *InFlight) Freed() int {
+	f.slots.mu.Lock()
+	defer f.slots.mu.Unlock()
+	return len(f.slots.freed)
+}
+
 // nobody is a client that no call reaches.
 type nobody struct{ redis.UniversalClient }
 

@@ -23,7 +23,8 @@ type InFlightOptions struct {
 	// Max and MaxPerKey are caps over all processes with the same Name and
 	// server; Queue, QueuePerKey, MaxWait and Overloaded are about this one.
 	// There is no Adaptive. All processes should have the same caps: each
-	// judges by its own.
+	// judges by its own. Up to Queue may wait for slots of this process, and as
+	// many for those of others.
 	limiter.InFlightOptions
 
 	// Lease is how long the slots of a process that has died stay taken. It is
@@ -41,7 +42,9 @@ type InFlightOptions struct {
 	// made known to the server when it is back.
 	WhenDown failover.Mode
 
-	// Failover are the bounds of a call, as in package failover.
+	// Failover are the bounds of a call, as in package failover. Its Observer is
+	// also told of leases that could not be renewed or given back
+	// (limiter.EventFailure) or were renewed too late (limiter.EventLapse).
 	Failover failover.Options
 }
 
@@ -126,6 +129,7 @@ func NewInFlight(l *Limiter, opts InFlightOptions) (*InFlight, error) {
 
 	f := &InFlight{opts: opts, line: line, askers: make(map[string]*asker)}
 	f.slots = newLeasedSlots(l, name, opts.Max, opts.MaxPerKey, opts.Lease)
+	f.slots.observer = opts.Failover.Observer
 	// What stands in for the server are slots too, not a rate.
 	f.guard = failover.New(f.slots, failover.Closed, &opts.Failover)
 	if opts.WhenDown == failover.Local {
@@ -162,13 +166,21 @@ func (f *InFlight) Acquire(ctx context.Context, s limiter.Slot) (release func(),
 	if err != nil {
 		return nil, err
 	}
+	if f.opts.Max == 0 && s.Key == "" {
+		return back, nil // nobody's slots are counted
+	}
 	c := f.slots.charge(s.Key, f.weight(&s))
-	standIn, err := f.take(ctx, &s, c, last)
+	had, standIn, err := f.take(ctx, &s, c, last)
 	if err != nil {
 		back()
 		return nil, err
 	}
-	f.slots.hold(c)
+	if !had {
+		// By another id, because whatever the server may still say of this one is
+		// given back.
+		c = f.slots.charge(s.Key, c.Cost)
+	}
+	f.slots.hold(c, had)
 	var once sync.Once
 	return func() {
 		once.Do(func() {
@@ -187,55 +199,59 @@ func (f *InFlight) weight(s *limiter.Slot) int {
 	if f.opts.Max > 0 {
 		n = min(n, f.opts.Max)
 	}
-	if f.opts.MaxPerKey > 0 {
+	if f.opts.MaxPerKey > 0 && s.Key != "" {
 		n = min(n, f.opts.MaxPerKey)
 	}
 	return n
 }
 
 // take takes c, or slots of what stands in for the server, which standIn gives
-// back.
-func (f *InFlight) take(ctx context.Context, s *limiter.Slot, c limiter.Charge, last time.Time) (standIn func(), err error) {
+// back. It reports whether it was the former.
+func (f *InFlight) take(ctx context.Context, s *limiter.Slot, c limiter.Charge, last time.Time) (had bool, standIn func(), err error) {
 	a := f.enter(s.Key)
 	defer f.leave(s.Key, a)
 	var r limiter.Result
-	if a.line.Stats().Waiting == 0 {
-		// Most find room at once, and need not wait until others have asked.
+	if a.line.Stats().InUse == 0 {
+		// Nobody waits. Most find room at once, and need not wait until others
+		// have asked.
 		if r, err = f.guard.Take(ctx, c); err == nil && r.Allowed {
-			return nil, nil
+			return true, nil, nil
 		} else if err != nil {
-			return f.without(ctx, s, err)
+			standIn, err = f.without(ctx, s, last, err)
+			return false, standIn, err
 		}
 	}
 	if f.opts.Queue == 0 {
-		return nil, f.refusal(limiter.OverloadFull, r)
+		return false, nil, f.refusal(limiter.OverloadFull, r)
 	}
 	if n := f.waiting.Add(1); n > int64(f.opts.Queue) {
 		f.waiting.Add(-1)
-		return nil, f.refusal(limiter.OverloadFull, r)
+		return false, nil, f.refusal(limiter.OverloadFull, r)
 	}
 	defer f.waiting.Add(-1)
 	f.waitingSlots.Add(int64(c.Cost))
 	defer f.waitingSlots.Add(-int64(c.Cost))
 
-	first, err := a.line.Acquire(ctx, fifo.Request{Class: s.Class, N: 1, Wait: time.Until(last)})
+	first, err := a.line.Acquire(ctx, fifo.Request{Class: s.Class, N: 1, Wait: max(1, time.Until(last))})
 	switch {
+	case err == nil:
+		defer a.line.Release(first)
 	case ctx.Err() != nil:
-		return nil, ctx.Err()
-	case err != nil:
-		return nil, f.refusal(limiter.OverloadWait, r)
+		return false, nil, ctx.Err()
+	default:
+		return false, nil, f.refusal(limiter.OverloadWait, r)
 	}
-	defer a.line.Release(first)
 	for pause := soonest; ; pause = min(2*pause, latest) {
 		changed := f.slots.changed() // before the question, so that nothing is missed
 		if r, err = f.guard.Take(ctx, c); err == nil && r.Allowed {
-			return nil, nil
+			return true, nil, nil
 		} else if err != nil {
-			return f.without(ctx, s, err)
+			standIn, err = f.without(ctx, s, last, err)
+			return false, standIn, err
 		}
 		left := time.Until(last)
 		if left <= 0 {
-			return nil, f.refusal(limiter.OverloadWait, r)
+			return false, nil, f.refusal(limiter.OverloadWait, r)
 		}
 		timer := time.NewTimer(min(left, pause-pause/4+rand.N(pause/2)))
 		select {
@@ -243,7 +259,7 @@ func (f *InFlight) take(ctx context.Context, s *limiter.Slot, c limiter.Charge, 
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return nil, ctx.Err()
+			return false, nil, ctx.Err()
 		}
 		timer.Stop()
 	}
@@ -283,14 +299,21 @@ func (f *InFlight) leave(key string, a *asker) {
 }
 
 // without says who gets slots although the server said nothing.
-func (f *InFlight) without(ctx context.Context, s *limiter.Slot, err error) (standIn func(), _ error) {
+func (f *InFlight) without(ctx context.Context, s *limiter.Slot, last time.Time, err error) (standIn func(), _ error) {
 	switch {
 	case !errors.Is(err, failover.ErrUnavailable) || f.opts.WhenDown == failover.Closed:
 		return nil, err
 	case f.opts.WhenDown == failover.Open:
 		return nil, nil
 	}
-	return f.share.Acquire(ctx, *s)
+	// Slots that are free are had, even if the server's silence took all the time.
+	within, cancel := context.WithTimeout(ctx, max(time.Millisecond, time.Until(last)))
+	defer cancel()
+	standIn, err = f.share.Acquire(within, *s)
+	if err != nil && within.Err() != nil && ctx.Err() == nil {
+		err = f.refusal(limiter.OverloadWait, limiter.Result{})
+	}
+	return standIn, err
 }
 
 // refusal says why there were no slots. r is what the server said last, if it was

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	_ "embed"
 	"errors"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,17 +32,23 @@ type leasedSlots struct {
 	policy          limiter.Policy // names the slots
 	total, perKey   int            // how many there are, and of a key; 0: no matter
 	lease           time.Duration
+	observer        limiter.Observer // nil: nobody
 
 	process string // begins the ids of this process, so that no two are the same
 	last    atomic.Uint64
 
 	mu      sync.Mutex
-	held    map[string]limiter.Charge // by Key
+	held    map[string]holder // by Key
 	freed   map[string]freed
 	kept    time.Time     // when all that was held had been renewed
 	running bool          // the goroutine
 	wake    chan struct{} // with room for one
 	free    chan struct{} // closed and made anew when something was given back
+}
+
+type holder struct {
+	charge limiter.Charge
+	known  bool // the server may know of it
 }
 
 type freed struct {
@@ -59,7 +64,7 @@ func newLeasedSlots(server *Limiter, name string, total, perKey int, lease time.
 		perKey:  perKey,
 		lease:   lease,
 		process: rand.Text()[:16],
-		held:    make(map[string]limiter.Charge),
+		held:    make(map[string]holder),
 		freed:   make(map[string]freed),
 		wake:    make(chan struct{}, 1),
 		free:    make(chan struct{}),
@@ -89,8 +94,7 @@ func (s *leasedSlots) sets(keys []string, sizes []int, c *limiter.Charge) ([]str
 	if s.total > 0 {
 		keys, sizes = append(keys, all), append(sizes, s.total)
 	}
-	if s.perKey > 0 {
-		_, key, _ := strings.Cut(c.Key, ":")
+	if _, key, _ := strings.Cut(c.Key, ":"); s.perKey > 0 && key != "" {
 		own := l.keyOf(&limiter.Policy{Name: s.policy.Name, Algorithm: slotsOfKey}, key)
 		keys, sizes = append(keys, all+own[len(l.before):len(own)-len(l.after)]), append(sizes, s.perKey)
 	}
@@ -152,19 +156,24 @@ func (s *leasedSlots) question(what string, keys []string, more int) []any {
 	return append(args, s.server.clock(), s.lease.Microseconds(), what)
 }
 
-// hold has the goroutine renew the lease of c, which may be one that the server
-// does not know of yet.
-func (s *leasedSlots) hold(c limiter.Charge) {
+// hold has the goroutine renew the lease of c. known says whether the server has
+// heard of it; if not, it will.
+func (s *leasedSlots) hold(c limiter.Charge, known bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.held[c.Key] = c
+	s.held[c.Key] = holder{c, known}
 	s.runLocked()
 }
 
 // giveBack has the goroutine give back the slots of c, held or not.
 func (s *leasedSlots) giveBack(c limiter.Charge) {
 	s.mu.Lock()
+	h, held := s.held[c.Key]
 	delete(s.held, c.Key)
+	if held && !h.known {
+		s.mu.Unlock()
+		return // or an outage would gather all that came and went in it
+	}
 	s.freed[c.Key] = freed{c, time.Now()}
 	s.runLocked()
 	s.mu.Unlock()
@@ -204,9 +213,10 @@ func (s *leasedSlots) run() {
 	every := s.lease / renewals
 	timer := time.NewTimer(every)
 	defer timer.Stop()
+	wake := s.wake
 	for {
 		select {
-		case <-s.wake:
+		case <-wake:
 		case <-timer.C:
 		}
 
@@ -222,7 +232,11 @@ func (s *leasedSlots) run() {
 		}
 		var keep []limiter.Charge
 		if now.Sub(s.kept) >= every {
-			keep = slices.Collect(maps.Values(s.held))
+			for key, h := range s.held {
+				keep = append(keep, h.charge)
+				h.known = true
+				s.held[key] = h
+			}
 			s.kept = now
 		}
 		if len(s.held) == 0 && len(back) == 0 {
@@ -233,10 +247,12 @@ func (s *leasedSlots) run() {
 		next := every - now.Sub(s.kept)
 		s.mu.Unlock()
 
+		wake = s.wake
 		if !s.giveBackNow(back) {
 			next = min(next, retryFree)
+			wake = nil // not for each that is given back meanwhile
 		}
-		if !s.forEach("keep", keep, nil) {
+		if !s.forEach("keep", keep, s.tellLapse) {
 			next = min(next, every/2)
 			s.mu.Lock()
 			s.kept = s.kept.Add(-every / 2) // sooner than usual
@@ -248,7 +264,7 @@ func (s *leasedSlots) run() {
 
 // giveBackNow reports whether the server has heard of all.
 func (s *leasedSlots) giveBackNow(back []limiter.Charge) bool {
-	return s.forEach("free", back, func(done []limiter.Charge) {
+	return s.forEach("free", back, func(done []limiter.Charge, _ int) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for i := range done {
@@ -259,9 +275,19 @@ func (s *leasedSlots) giveBackNow(back []limiter.Charge) bool {
 	})
 }
 
+// tellLapse tells the Observer how many leases had ended before they were renewed.
+func (s *leasedSlots) tellLapse(_ []limiter.Charge, n int) {
+	if n > 0 && s.observer != nil {
+		s.observer.Observe(context.Background(), limiter.Event{
+			Kind: limiter.EventLapse, Policy: s.policy.Name, Source: limiter.SourceRedis, Start: time.Now(), N: n,
+		})
+	}
+}
+
 // forEach tells the server what to do about holders, some at a time, and done of
-// those that it has been told of. It reports whether these were all.
-func (s *leasedSlots) forEach(what string, cs []limiter.Charge, done func([]limiter.Charge)) bool {
+// those that it has been told of and of its answer. It reports whether these were
+// all.
+func (s *leasedSlots) forEach(what string, cs []limiter.Charge, done func(some []limiter.Charge, answer int)) bool {
 	for some := range slices.Chunk(cs, holdersAtOnce) {
 		var keys places
 		var rest []any
@@ -276,14 +302,22 @@ func (s *leasedSlots) forEach(what string, cs []limiter.Charge, done func([]limi
 		}
 		args := append(s.question(what, keys.all, len(rest)), rest...)
 		ctx, cancel := context.WithTimeout(context.Background(), min(time.Second, s.lease/renewals/2))
-		_, err := s.server.evaluate(ctx, &slotsScript, false, len(keys.all), args)
+		start := time.Now()
+		answer, err := s.server.evaluate(ctx, &slotsScript, false, len(keys.all), args)
 		cancel()
+		if err == nil && len(answer) != 1 {
+			err = explain(errServerAnswer(len(answer), 1), true)
+		}
 		if err != nil {
+			if s.observer != nil {
+				s.observer.Observe(context.Background(), limiter.Event{
+					Kind: limiter.EventFailure, Policy: s.policy.Name, Source: limiter.SourceRedis,
+					Start: start, Duration: time.Since(start), N: 1, Err: err,
+				})
+			}
 			return false
 		}
-		if done != nil {
-			done(some)
-		}
+		done(some, int(answer[0]))
 	}
 	return true
 }

@@ -10,7 +10,7 @@
 --          taken or already was, and for each how many slots are in use then.
 --   keep   for each holder its key's place in KEYS, and the member. What has
 --          ended is begun anew: who asks still holds it, whatever the server
---          has forgotten. The answer: how many had ended.
+--          has forgotten. The answer: of how many holders one had ended.
 --   free   the same arguments. The answer: how many were there.
 local lease = ARGV[2] + 0
 
@@ -57,10 +57,14 @@ if ARGV[3] == 'take' then
   return { n }
 end
 
+local ended = {}
 for a = 4, #ARGV, 2 do
   local key, member = KEYS[ARGV[a] + 0], ARGV[a + 1]
   if ARGV[3] == 'keep' then
-    if hold(key, member) then n = n + 1 end
+    if hold(key, member) and not ended[member] then
+      ended[member] = true
+      n = n + 1
+    end
   elseif call('ZREM', key, member) == 1 then
     n = n + 1
     add(key, -slots_of(member))
