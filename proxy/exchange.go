@@ -253,6 +253,9 @@ func (x *exchange) expireTotal(waits [2]side) {
 		rc.SetReadDeadline(past)
 	}
 	if waits[answerTrack] == clientSide {
+		// The client is not to blame, so by way of what is around first, as
+		// breakOff does.
+		http.NewResponseController(x.w).SetWriteDeadline(past)
 		rc.SetWriteDeadline(past)
 	}
 }
