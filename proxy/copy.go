@@ -183,7 +183,6 @@ func (b *body) gather(small []byte) error {
 		b.x.watch.await(answerTrack, clientSide)
 		b.bytes += int64(n)
 		g.to += n
-		b.bytes += int64(n)
 		waited := time.Since(start) >= pause
 		full := len(g.buf)-g.to < len(g.buf)/4
 		g.due = g.due || n > 0

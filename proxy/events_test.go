@@ -70,6 +70,9 @@ func TestObserver(t *testing.T) {
 		want   []string
 	}{
 		{name: "answered", a: status(200, "answer"), want: []string{"attempt a #1 (first) ok 200", "request a #1 (first) ok 200 down 6"}},
+		{name: "answered without a length", a: unsized("text/plain", strings.NewReader("answer")), want: []string{"attempt a #1 (first) ok 200", "request a #1 (first) ok 200 down 6"}},
+		{name: "events", a: unsized("text/event-stream", strings.NewReader("data: a\n\n")), want: []string{"attempt a #1 (first) ok 200", "request a #1 (first) ok 200 down 9"}},
+		{name: "cut without a length", a: unsized("text/plain", io.MultiReader(strings.NewReader("half"), errReader{io.ErrUnexpectedEOF})), want: []string{"attempt a #1 (first) ok 200", "request a #1 (first) aborted 200 by upstream in response down 4"}},
 		{name: "an upload", method: "POST", body: "upload", a: reading, want: []string{"attempt a #1 (first) ok 200", "request a #1 (first) ok 200 up 6 down 6"}},
 		{name: "an answer of 500 is one", a: status(500, "x"), want: []string{"attempt a #1 (first) ok 500", "request a #1 (first) ok 500 down 1"}},
 		{name: "refused by method", method: "CONNECT", want: []string{"request refused 405 by client in check"}},
