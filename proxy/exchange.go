@@ -399,9 +399,13 @@ func (x *exchange) send(out *http.Request) (*http.Response, error) {
 		x.informer.begin(attempt)
 		ctx = x.attempt.context(ctx)
 	}
-	target := out.URL
-	out = out.WithContext(httptrace.WithClientTrace(ctx, trace))
-	if len(x.tried) > 0 {
+	ctx = httptrace.WithClientTrace(ctx, trace)
+	if len(x.tried) == 0 {
+		// In place, which saves the copy: out is ReverseProxy's own.
+		*out = *out.WithContext(ctx)
+	} else {
+		target := out.URL
+		out = out.WithContext(ctx)
 		out.URL = &url.URL{RawQuery: target.RawQuery, ForceQuery: target.ForceQuery}
 	}
 	if err := x.upstream.route(out.URL, x.path); err != nil {
@@ -410,7 +414,7 @@ func (x *exchange) send(out *http.Request) (*http.Response, error) {
 	if out.Body != nil && out.Body != http.NoBody {
 		u := &upload{src: out.Body, watch: &x.watch, reading: make(chan struct{}, 1)}
 		if x.upload != nil {
-			u.replay = x.upload.replay
+			u.src, u.replay = x.upload.src, x.upload.replay
 		} else if most := x.proxy.cfg.Retries.MaxBody; most > 0 && x.proxy.cfg.Retries.Max > 0 && isIdempotent(x.in) {
 			u.replay = &replay{most: most}
 		}
