@@ -158,7 +158,7 @@ func New(cfg Config) (*Proxy, error) {
 	faults = append(wrong, faults...)
 	p.pool.Store(pool)
 	p.cfg.Upstreams = nil // they change
-	p.base = newConnections(&p.cfg)
+	p.base = newConnections(&p.cfg, &p.buffers)
 	p.transport = p.base
 	p.judges = cfg.Ejection.Failures > 0 || cfg.Breaker.FailureRatio > 0
 	if cfg.WrapTransport != nil {
