@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -85,6 +86,41 @@ func (b *buffers) swap(p, first, next []byte) []byte {
 		b.small.Put(p)
 	}
 	return next
+}
+
+// A lender is a Proxy's buffers as one exchange uses them. As a
+// httputil.BufferPool it has those of one size for ReverseProxy.
+type lender struct {
+	*bufferPool
+	buffers *buffers
+	lost    bool
+}
+
+// write writes p to w. If that fails, whatever buffer p is in is not used again:
+// net/http's Write returns when an HTTP/2 stream is reset, though its server may
+// still be sending p (golang/go#20704), and would send a part of another's answer.
+func (l *lender) write(w http.ResponseWriter, p []byte) (int, error) {
+	l.lost = true // unless it returns
+	n, err := w.Write(p)
+	l.lost = err != nil
+	return n, err
+}
+
+// end takes p back when all is written, unless it is first, which is
+// ReverseProxy's to put back.
+func (l *lender) end(p, first []byte) {
+	switch {
+	case !l.lost:
+		l.buffers.swap(p, first, first)
+	case len(p) == largeBuffer:
+		l.buffers.inUse.Add(-1)
+	}
+}
+
+func (l *lender) Put(p []byte) {
+	if !l.lost {
+		l.bufferPool.Put(p)
+	}
 }
 
 // A bufferPool implements httputil.BufferPool. It holds pointers to arrays,

@@ -55,7 +55,8 @@ type Config struct {
 	//
 	// [FixedAnswer] and [Stale] are made for it, and so is another Proxy, which
 	// takes no request that might be executed twice and answers like [Problem]
-	// then. Nil: Problem answers, and an upstream's own answers are passed on
+	// then. These keep to Timeouts.ClientIdle; a handler of your own sees to its
+	// deadlines itself. Nil: Problem answers, and an upstream's own answers are passed on
 	// whatever their status.
 	Fallback http.Handler
 

@@ -97,7 +97,7 @@ func (b *body) Close() error { return b.src.Close() }
 func (b *body) copy(first []byte, n int) (err error) {
 	free := &b.x.proxy.buffers
 	p := first
-	defer func() { free.swap(p, first, first) }()
+	defer func() { b.x.lender.end(p, first) }()
 	for {
 		start := time.Now()
 		if n > 0 {
@@ -126,7 +126,7 @@ func (b *body) copy(first []byte, n int) (err error) {
 
 // write writes all of p to the client.
 func (b *body) write(p []byte) error {
-	n, err := b.x.w.Write(p)
+	n, err := b.x.lender.write(b.x.w, p)
 	if err == nil && n < len(p) {
 		err = io.ErrShortWrite
 	}
@@ -171,7 +171,7 @@ func (b *body) gather(small []byte) error {
 		if g.timer != nil {
 			g.timer.Stop()
 		}
-		free.swap(g.buf, small, small)
+		b.x.lender.end(g.buf, small)
 		<-g.lock
 	}()
 	b.x.watch.await(answerTrack, upstreamSide)

@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -241,6 +242,70 @@ func TestPartsArriveWhole(t *testing.T) {
 			s.Close()
 			if (err != nil) != broken || !bytes.Equal(got, want) {
 				t.Fatalf("run %d, %s: %d bytes, %v; want the %d that were sent, and an error: %v", run, name, len(got), err, total, broken)
+			}
+		}
+	}
+}
+
+// unheard is a ResponseWriter as HTTP/2's is when the stream is reset: what it was
+// given may be read after Write has returned (golang/go#20704).
+type unheard struct {
+	*slate
+	given [][]byte
+	panic bool
+}
+
+func (u *unheard) Write(p []byte) (int, error) {
+	u.given = append(u.given, p)
+	if u.panic {
+		panic(http.ErrAbortHandler)
+	}
+	return 0, errors.New("stream is reset")
+}
+
+// A buffer whose Write has failed is not used for anything else: the server may
+// still be sending it, to a client that would see a part of another's answer.
+func TestFailedWritesKeepTheirBuffers(t *testing.T) {
+	var answer atomic.Value // of a func() *http.Response
+	p := newProxy(t, func(cfg *proxy.Config) {
+		cfg.WrapTransport = func(http.RoundTripper) http.RoundTripper {
+			return roundTrip(func(*http.Request) (*http.Response, error) { return answer.Load().(func() *http.Response)(), nil })
+		}
+	}, "http://upstream")
+	for _, tt := range []struct {
+		name   string
+		kind   string
+		size   int
+		length int64
+	}{
+		{"small", "text/plain", 100, 100},
+		{"sized", "text/plain", 20 << 10, 20 << 10},
+		{"large", "text/plain", 1 << 20, 1 << 20},
+		{"chunks", "text/plain", 1 << 20, -1},
+		{"events", "text/event-stream", 1 << 20, -1},
+	} {
+		for _, panics := range []bool{false, true} {
+			of := func(c byte) {
+				answer.Store(func() *http.Response {
+					return &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {tt.kind}}, ContentLength: tt.length,
+						Body: io.NopCloser(bytes.NewReader(bytes.Repeat([]byte{c}, tt.size)))}
+				})
+			}
+			u := &unheard{slate: newSlate(), panic: panics}
+			for range 20 { // a pool may lose what it is given
+				of('a')
+				aborting(p).ServeHTTP(u, httptest.NewRequest("GET", "/", nil))
+				of('b')
+				p.ServeHTTP(newSlate(), httptest.NewRequest("GET", "/", nil))
+			}
+			for _, given := range u.given {
+				if i := bytes.IndexByte(given, 'b'); i >= 0 {
+					t.Errorf("%s, panics %t: another's answer is in a buffer that was given to Write, at %d of %d", tt.name, panics, i, len(given))
+					break
+				}
+			}
+			if len(u.given) != 20 {
+				t.Errorf("%s, panics %t: %d writes, want 20", tt.name, panics, len(u.given))
 			}
 		}
 	}

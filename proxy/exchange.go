@@ -49,6 +49,7 @@ type exchange struct {
 	informer  informer
 	watch     watch
 	body      body
+	lender    lender
 	forwarded forwarded
 	upload    *upload     // nil if the request has no body
 	tunnel    *tunnel     // nil if the request asks for no upgrade
@@ -278,6 +279,8 @@ type answer struct {
 
 func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
+func (a *answer) Write(p []byte) (int, error) { return a.x.lender.write(a.ResponseWriter, p) }
+
 // FlushError does nothing while the proxy's own flushes are made: ReverseProxy
 // has a timer that calls it at any time.
 func (a *answer) FlushError() error {
@@ -312,12 +315,14 @@ func (x *exchange) rewrite(out *http.Request) {
 func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 	x.rewrite(out)
 	res, err := x.ask(out)
-	x.reverse.BufferPool = &x.proxy.buffers.small
+	free := &x.proxy.buffers
+	x.lender.buffers, x.lender.bufferPool = free, &free.small
+	x.reverse.BufferPool = &x.lender
 	if err == nil && x.body.src != nil {
 		switch x.body.kind = kindOf(res); x.body.kind {
 		case sized:
 			if res.ContentLength > smallBuffer {
-				x.reverse.BufferPool = &x.proxy.buffers.medium
+				x.lender.bufferPool = &free.medium
 			}
 		case chunks:
 			// ReverseProxy would make a timer, for the flushes that are made here.

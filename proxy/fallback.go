@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -52,6 +53,8 @@ type Cause struct {
 
 	// Err is what went wrong, for the log. It must not be shown to clients.
 	Err error
+
+	clientIdle time.Duration // Timeouts.ClientIdle, for the ready-made fallbacks
 }
 
 type causeKey struct{}
@@ -107,9 +110,26 @@ func FixedAnswer(status int, header http.Header, body []byte) http.Handler {
 		}
 		w.WriteHeader(status)
 		if r.Method != http.MethodHead && len(body) > 0 {
-			w.Write(body)
+			writePatiently(w, r, body)
 		}
 	})
+}
+
+// writePatiently writes the body of a fallback's answer. The client has as long
+// for each part of it as for one of an upstream's.
+func writePatiently(w http.ResponseWriter, r *http.Request, body []byte) {
+	c, ok := r.Context().Value(causeKey{}).(*Cause)
+	if !ok || c.clientIdle == 0 {
+		w.Write(body)
+		return
+	}
+	rc := http.NewResponseController(innermost(w))
+	for part := range slices.Chunk(body, mediumBuffer) {
+		rc.SetWriteDeadline(time.Now().Add(c.clientIdle))
+		if _, err := w.Write(part); err != nil {
+			return
+		}
+	}
 }
 
 // ForceFallback sends all requests that come from now on to Config.Fallback, and
@@ -147,6 +167,7 @@ func (p *Proxy) fallBack(w http.ResponseWriter, r *http.Request, cause *Cause, s
 			Status: cause.Status, Start: time.Now(), Err: cause.Err})
 	}
 	spoil(r)
+	cause.clientIdle = p.cfg.Timeouts.ClientIdle
 	var answer respwriter.Writer
 	returned := false
 	defer func() {

@@ -66,7 +66,7 @@ func (x *exchange) relay(attempt, status int, fields textproto.MIMEHeader) error
 	if x.informer.muted || !x.in.ProtoAtLeast(1, 1) {
 		return nil // RFC 9110 section 15.2
 	}
-	w := informationalWriter(x.w)
+	w, passed := informationalWriter(x.w)
 	h := w.Header()
 	kept := maps.Clone(h)
 	clear(h)
@@ -74,6 +74,9 @@ func (x *exchange) relay(attempt, status int, fields textproto.MIMEHeader) error
 	dropHopByHop(h)
 	x.watch.await(answerTrack, clientSide)
 	w.WriteHeader(status)
+	for _, w := range passed {
+		respwriter.Informed(w, status)
+	}
 	x.watch.await(answerTrack, nobody)
 	clear(h)
 	maps.Copy(h, kept)
@@ -81,20 +84,24 @@ func (x *exchange) relay(attempt, status int, fields textproto.MIMEHeader) error
 }
 
 // informationalWriter returns the outermost writer to which an informational
-// status can be given safely. Many wrappers take the first WriteHeader for the
-// final one and then lose the final status (labstack/echo#3106) or drop the
-// informational response (gin-gonic/gin#3289), so those are passed by. Weir's
-// own are not, because capture records what passes through them.
-func informationalWriter(w http.ResponseWriter) http.ResponseWriter {
-	to := w
+// status can be given safely, and those that are passed by and are to be told.
+// Many wrappers take the first WriteHeader for the final one and then lose the
+// final status (labstack/echo#3106) or drop the informational response
+// (gin-gonic/gin#3289), so those are passed by. Weir's own are not unless they
+// stand around one of them, and are told, because capture records what passes.
+func informationalWriter(w http.ResponseWriter) (to http.ResponseWriter, passed []http.ResponseWriter) {
+	to = w
+	var above []http.ResponseWriter // weir's, from to on
 	for {
 		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
 		if !ok {
-			return to
+			return to, passed
 		}
 		inner := u.Unwrap()
-		if !respwriter.Is(w) {
-			to = inner
+		if respwriter.Is(w) {
+			above = append(above, w)
+		} else {
+			to, passed, above = inner, append(passed, above...), nil
 		}
 		w = inner
 	}

@@ -150,6 +150,29 @@ func TestInformationalPassesWeirsOwnWriters(t *testing.T) {
 	}
 }
 
+// A writer of weir's that is passed by, because of another one around it, hears
+// of what is sent past it.
+func TestInformationalIsToldToWritersPassedBy(t *testing.T) {
+	noLeaks(t)
+	p := newProxy(t, nil, hints(t, 2, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
+	var outer, between, inner noting
+	url, c := h1(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var a, b, c respwriter.Writer
+		w = &latching{ResponseWriter: a.Wrap(w, &outer)}
+		w = &latching{ResponseWriter: b.Wrap(w, &between)}
+		p.ServeHTTP(c.Wrap(w, &inner), r)
+	}))
+	infos, _, status, _ := informed(t, url, c)
+	if status != 200 || len(infos) != 2 {
+		t.Errorf("client saw %v then %d, want two 103 then 200", infos, status)
+	}
+	for name, n := range map[string]noting{"outer": outer, "between": between, "inner": inner} {
+		if !slices.Equal(n.infos, []int{103, 103}) {
+			t.Errorf("%s writer was told of %v, want two 103", name, n.infos)
+		}
+	}
+}
+
 func TestTrapProxy12_HeaderOfMiddleware(t *testing.T) {
 	noLeaks(t)
 	up := hints(t, 1, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")

@@ -354,7 +354,7 @@ func (s *Stale) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Content-Length", strconv.Itoa(len(k.body)))
 	w.WriteHeader(http.StatusOK)
 	if r.Method != http.MethodHead {
-		w.Write(k.body)
+		writePatiently(w, r, k.body)
 	}
 }
 

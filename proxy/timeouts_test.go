@@ -179,6 +179,59 @@ func TestTrapProxy19_UpstreamStalls(t *testing.T) {
 	bareInBubble(t, streaming(stall), forever)
 }
 
+// What the ready-made fallbacks answer is as patient with a client as an
+// upstream's answer is, and no more.
+func TestClientOfAFallback(t *testing.T) {
+	body := strings.Repeat("x", 200<<10)
+	stale, err := proxy.NewStale(&proxy.StaleOptions{MaxStale: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, fallback := range map[string]http.Handler{"FixedAnswer": proxy.FixedAnswer(200, nil, []byte(body)), "Stale": stale} {
+		for _, reads := range []bool{false, true} {
+			ended := make(chan time.Duration, 1)
+			bubble(t, func(t *testing.T) http.Handler {
+				p := newProxy(t, func(cfg *proxy.Config) {
+					cfg.Fallback = fallback
+					cfg.WrapTransport = func(http.RoundTripper) http.RoundTripper { return roundTrip(status(200, body)) }
+				}, "http://upstream")
+				h := stale.Middleware(p)
+				r := httptest.NewRequest("GET", "/", nil)
+				r.Host = "a"
+				h.ServeHTTP(httptest.NewRecorder(), r)
+				p.ForceFallback(true)
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					start := time.Now()
+					h.ServeHTTP(w, r)
+					ended <- time.Since(start)
+				})
+			}, func(t *testing.T, c net.Conn, _ *statuses) {
+				io.WriteString(c, getRoot)
+				got := 0
+				for buf := make([]byte, 32<<10); reads && got < len(body); {
+					time.Sleep(25 * time.Second)
+					n, err := io.ReadFull(c, buf[:min(len(buf), len(body)-got)])
+					if got += n; err != nil {
+						break
+					}
+				}
+				if reads && got < len(body) {
+					t.Errorf("%s: a slow client got %d bytes of %d", name, got, len(body))
+				}
+				time.Sleep(3 * time.Minute)
+				select {
+				case took := <-ended:
+					if !reads && took != time.Minute {
+						t.Errorf("%s: a client that never reads was waited for %v, want 1m", name, took)
+					}
+				default:
+					t.Errorf("%s: a client that reads (%t) holds its handler after 3m", name, reads)
+				}
+			})
+		}
+	}
+}
+
 func TestTrapProxy18_ClientNeverReads(t *testing.T) {
 	var ended chan error
 	// With a length, because of a body without one ReverseProxy flushes the

@@ -139,6 +139,14 @@ func HooksOf(w http.ResponseWriter) Hooks {
 	return nil
 }
 
+// Informed tells the hooks of w, if it is a wrapped writer, of an informational
+// response that was sent past it.
+func Informed(w http.ResponseWriter, status int) {
+	if i, ok := w.(interface{ informed(status int) }); ok {
+		i.informed(status)
+	}
+}
+
 // Status returns the final status, 101 after a Hijack without one, and 0 before
 // the final header.
 func (w *Writer) Status() int { return w.w.status }
@@ -205,11 +213,17 @@ func (w *writer) WriteHeader(status int) {
 		w.inner.WriteHeader(status)
 	case status < 200 && status != http.StatusSwitchingProtocols:
 		w.inner.WriteHeader(status)
-		w.hooks.Informational(status, w.inner.Header())
+		w.informed(status)
 	default:
 		w.hooks.Header(status, w.inner.Header())
 		w.inner.WriteHeader(status)
 		w.status = status
+	}
+}
+
+func (w *writer) informed(status int) {
+	if w.undecided() {
+		w.hooks.Informational(status, w.inner.Header())
 	}
 }
 
