@@ -29,18 +29,19 @@ type exchange struct {
 
 	upstream *upstream   // of the latest attempt; nil before the first
 	tried    []*upstream // by earlier ones
+	ticket   *ticket     // nil without a breaker
 	held     bool        // upstream counts this request
 	pending  ending
-	ticket   *ticket // nil without a breaker
-	sent     bool    // an upstream may have got the request
+	sent     bool // an upstream may have got the request
 	fellBack bool
 	hedged   bool
+	flushes  atomic.Bool // FlushError is for the body alone
 
 	start    time.Time // zero without an Observer, as is attempt.start
 	route    string    // the Pattern of in
 	attempt  attempt   // the latest
 	answered int       // the status that was passed on
-	verdict  verdict
+	verdict  *verdict  // nil while there is nothing to say
 
 	reverse   httputil.ReverseProxy
 	answer    answer
@@ -51,10 +52,9 @@ type exchange struct {
 	body      body
 	lender    lender
 	forwarded forwarded
-	upload    *upload     // nil if the request has no body
-	tunnel    *tunnel     // nil if the request asks for no upgrade
-	idle      error       // set by expire; to be read after watch.stop
-	flushes   atomic.Bool // FlushError is for the body alone
+	upload    *upload // nil if the request has no body
+	tunnel    *tunnel // nil if the request asks for no upgrade
+	idle      error   // set by expire; to be read after watch.stop
 }
 
 var (
@@ -80,7 +80,7 @@ func (x *exchange) serve(w http.ResponseWriter) {
 		http.NewResponseController(innermost(w)).EnableFullDuplex()
 	}
 	x.watch.x = x
-	x.answer = answer{x.w, x}
+	x.answer = answer{x}
 	// One by one: to assign a whole struct costs more while garbage is collected.
 	x.reverse.Rewrite = unchanged
 	x.reverse.Transport = x
@@ -272,14 +272,15 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 
 // An answer is the ResponseWriter that ReverseProxy has. Without a closure of
 // their own its hooks find their exchange by it.
-type answer struct {
-	http.ResponseWriter
-	x *exchange
-}
+type answer struct{ x *exchange }
 
-func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+func (a *answer) Unwrap() http.ResponseWriter { return a.x.w }
 
-func (a *answer) Write(p []byte) (int, error) { return a.x.lender.write(a.ResponseWriter, p) }
+func (a *answer) Header() http.Header { return a.x.w.Header() }
+
+func (a *answer) WriteHeader(status int) { a.x.w.WriteHeader(status) }
+
+func (a *answer) Write(p []byte) (int, error) { return a.x.lender.write(a.x.w, p) }
 
 // FlushError does nothing while the proxy's own flushes are made: ReverseProxy
 // has a timer that calls it at any time.
@@ -287,7 +288,7 @@ func (a *answer) FlushError() error {
 	if a.x.flushes.Load() {
 		return nil
 	}
-	return http.NewResponseController(a.ResponseWriter).Flush()
+	return http.NewResponseController(a.x.w).Flush()
 }
 
 // unchanged leaves the work to RoundTrip.

@@ -34,9 +34,9 @@ type watch struct {
 	x *exchange // whose expire is called
 
 	mu      sync.Mutex
-	waits   [2]side       // by track
-	end     time.Duration // when it ends in any case, as due; 0: never
+	waits   [2]side // by track
 	stopped bool
+	end     time.Duration // when it ends in any case, as due; 0: never
 	moved   time.Duration // since the Proxy was made, as due
 	due     time.Duration // when alarm fires; 0: it does not
 	alarm   *alarm        // nil until it is needed
