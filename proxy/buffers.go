@@ -92,8 +92,7 @@ func (b *buffers) swap(p, first, next []byte) []byte {
 // httputil.BufferPool it has those of one size for ReverseProxy.
 type lender struct {
 	*bufferPool
-	buffers *buffers
-	lost    bool
+	lost bool
 }
 
 // write writes p to w. If that fails, whatever buffer p is in is not used again:
@@ -108,12 +107,12 @@ func (l *lender) write(w http.ResponseWriter, p []byte) (int, error) {
 
 // end takes p back when all is written, unless it is first, which is
 // ReverseProxy's to put back.
-func (l *lender) end(p, first []byte) {
+func (l *lender) end(free *buffers, p, first []byte) {
 	switch {
 	case !l.lost:
-		l.buffers.swap(p, first, first)
+		free.swap(p, first, first)
 	case len(p) == largeBuffer:
-		l.buffers.inUse.Add(-1)
+		free.inUse.Add(-1)
 	}
 }
 

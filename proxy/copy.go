@@ -97,7 +97,7 @@ func (b *body) Close() error { return b.src.Close() }
 func (b *body) copy(first []byte, n int) (err error) {
 	free := &b.x.proxy.buffers
 	p := first
-	defer func() { b.x.lender.end(p, first) }()
+	defer func() { b.x.lender.end(free, p, first) }()
 	for {
 		start := time.Now()
 		if n > 0 {
@@ -171,7 +171,7 @@ func (b *body) gather(small []byte) error {
 		if g.timer != nil {
 			g.timer.Stop()
 		}
-		b.x.lender.end(g.buf, small)
+		b.x.lender.end(free, g.buf, small)
 		<-g.lock
 	}()
 	b.x.watch.await(answerTrack, upstreamSide)

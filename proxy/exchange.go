@@ -36,12 +36,12 @@ type exchange struct {
 	fellBack bool
 	hedged   bool
 	flushes  atomic.Bool // FlushError is for the body alone
+	answered int32       // the status that was passed on
 
-	start    time.Time // zero without an Observer, as is attempt.start
-	route    string    // the Pattern of in
-	attempt  attempt   // the latest
-	answered int       // the status that was passed on
-	verdict  *verdict  // nil while there is nothing to say
+	start   time.Time // zero without an Observer, as is attempt.start
+	route   string    // the Pattern of in
+	attempt attempt   // the latest
+	verdict *verdict  // nil while there is nothing to say
 
 	reverse   httputil.ReverseProxy
 	answer    answer
@@ -317,7 +317,7 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 	x.rewrite(out)
 	res, err := x.ask(out)
 	free := &x.proxy.buffers
-	x.lender.buffers, x.lender.bufferPool = free, &free.small
+	x.lender.bufferPool = &free.small
 	x.reverse.BufferPool = &x.lender
 	if err == nil && x.body.src != nil {
 		switch x.body.kind = kindOf(res); x.body.kind {
@@ -365,7 +365,7 @@ func (x *exchange) ask(out *http.Request) (*http.Response, error) {
 			return nil, &badStatus{res.StatusCode}
 		}
 		if err == nil {
-			x.answered = res.StatusCode
+			x.answered = int32(res.StatusCode)
 		}
 		return res, err
 	}

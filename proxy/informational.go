@@ -18,10 +18,10 @@ var errInformational = errors.New("upstream sent too many informational response
 // what middleware has set in the response header (golang/go#81207).
 type informer struct {
 	mu      sync.Mutex
-	attempt int  // who may write
+	attempt int32 // who may write
+	relayed int32
 	settled bool // the transport has returned: the writer is the handler's again
 	muted   bool // two attempts run, and it is not known whose answer it will be
-	relayed int
 }
 
 // settle returns when no informational response is being written, and lets
@@ -36,7 +36,7 @@ func (i *informer) settle() {
 func (i *informer) begin(attempt int) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.attempt, i.settled, i.muted = attempt, false, false
+	i.attempt, i.settled, i.muted = int32(attempt), false, false
 }
 
 // mute lets nobody write until the next begin. It is false if that is too late.
@@ -57,10 +57,10 @@ func (x *exchange) got1xx(status int, fields textproto.MIMEHeader) error {
 func (x *exchange) relay(attempt, status int, fields textproto.MIMEHeader) error {
 	x.informer.mu.Lock()
 	defer x.informer.mu.Unlock()
-	if x.informer.settled || x.informer.attempt != attempt && !x.informer.muted {
+	if x.informer.settled || int(x.informer.attempt) != attempt && !x.informer.muted {
 		return nil
 	}
-	if x.informer.relayed++; x.informer.relayed > x.proxy.cfg.MaxInformational {
+	if x.informer.relayed++; int(x.informer.relayed) > x.proxy.cfg.MaxInformational {
 		return errInformational
 	}
 	if x.informer.muted || !x.in.ProtoAtLeast(1, 1) {

@@ -157,7 +157,7 @@ func TestTrapProxy26_BoundedMemory(t *testing.T) {
 	noLeaks(t)
 	const streams = 8
 	const allowed = 16<<20 + streams*100<<10
-	size := 128 << 20
+	size := 32 << 20
 	if testing.Short() {
 		size = 8 << 20
 	}

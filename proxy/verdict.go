@@ -31,7 +31,7 @@ func (x *exchange) conclude(done bool, cause any, gone error) {
 	if x.verdict == nil && done && !x.tunneled() && (x.body.src == nil || x.body.ended) {
 		// Most requests end like this, and it is not kept.
 		if x.proxy.cfg.Observer != nil {
-			x.observeEnd(&verdict{result: OutcomeOK, status: x.answered})
+			x.observeEnd(&verdict{result: OutcomeOK, status: int(x.answered)})
 		}
 		return
 	}
@@ -59,7 +59,7 @@ func (x *exchange) conclude(done bool, cause any, gone error) {
 		case x.fellBack:
 			v.phase = PhaseResponse
 		case x.body.begun:
-			v.phase, v.status = PhaseResponse, x.answered
+			v.phase, v.status = PhaseResponse, int(x.answered)
 		default:
 			v.status = 0
 		}
@@ -77,7 +77,7 @@ func (x *exchange) concludeCut(gone error) {
 	v := x.verdict
 	v.phase, v.err = PhaseWaiting, errors.Join(x.idle, x.body.err)
 	if x.body.begun {
-		v.phase, v.status = PhaseResponse, x.answered
+		v.phase, v.status = PhaseResponse, int(x.answered)
 	}
 	switch {
 	case x.idle == errTotal, errors.Is(gone, context.DeadlineExceeded): // the latter set by middleware
