@@ -21,7 +21,7 @@ const (
 	// What is read ahead of http.Transport, by at most maxAhead connections of a
 	// Proxy at the same time. Those of clients that stop reading keep theirs.
 	aheadBuffer = 64 << 10
-	maxAhead    = 32
+	maxAhead    = 16
 )
 
 // buffers are the free buffers of one Proxy.

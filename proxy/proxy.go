@@ -83,7 +83,7 @@
 // A stream that is idle holds a buffer of 4 KiB, a WebSocket two of 1 KiB, and a
 // download up to 128 KiB, of which a Proxy has no more than 32 at a time; the
 // others have 32 KiB each. While much of an answer is waiting, 64 KiB are read
-// from the upstream at once, for no more than 32 connections at a time.
+// from the upstream at once, for no more than 16 connections at a time.
 //
 // # What it tells
 //
