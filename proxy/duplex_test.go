@@ -123,7 +123,7 @@ func TestFullDuplexFails(t *testing.T) {
 				s.Start()
 				for range 5 {
 					c := dial(t, s.URL)
-					c.SetDeadline(time.Now().Add(3 * time.Second))
+					c.SetDeadline(time.Now().Add(20 * time.Second))
 					// A part of a body of which the rest comes after the answer.
 					res := c.send(t, "POST", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\npart")
 					io.Copy(io.Discard, res.Body)

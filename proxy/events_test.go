@@ -111,6 +111,9 @@ func TestObserver(t *testing.T) {
 		{name: "forced, without a fallback", first: func(p *proxy.Proxy) { p.ForceFallback(true) }, want: []string{"request failed 503 by server in check for forced"}},
 		{name: "forced, and the fallback panics", edit: fallback(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("of a transport") })),
 			first: func(p *proxy.Proxy) { p.ForceFallback(true) },
+			want:  []string{"fallback 503 for forced", "request panic by server in check for forced"}},
+		{name: "forced, and the fallback aborts", edit: fallback(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })),
+			first: func(p *proxy.Proxy) { p.ForceFallback(true) },
 			want:  []string{"fallback 503 for forced", "request aborted by server in check for forced"}},
 		{name: "a wait that is worth it", edit: func(cfg *proxy.Config) { cfg.InFlight = proxy.InFlight{Max: 1, Queue: 1, Wait: time.Minute} }, a: sleeping,
 			first: busy, want: []string{"attempt a #1 (first) ok 204", "request a #1 (first) ok 204", "wait a ok", "attempt a #1 (first) ok 204", "request a #1 (first) ok 204"}},
@@ -231,7 +234,7 @@ func (n *timed) Observe(ctx context.Context, e proxy.Event) {
 	if e.Start.IsZero() || e.Kind != proxy.EventEjected && !e.Start.Add(e.Duration).Equal(time.Now()) {
 		n.wrong += fmt.Sprintf("%s: from %v, %v\n", line(e), e.Start, e.Duration)
 	}
-	if (e.Err != nil) != (e.Side != "" && e.Result != proxy.OutcomeRefused && !(e.Reason == proxy.Forced)) && e.Kind == proxy.EventRequest && e.Result != proxy.OutcomeAborted {
+	if (e.Err != nil) != (e.Side != "" && e.Result != proxy.OutcomeRefused && !(e.Reason == proxy.Forced && e.Result != proxy.OutcomePanic)) && e.Kind == proxy.EventRequest && e.Result != proxy.OutcomeAborted {
 		n.wrong += fmt.Sprintf("%s: error %v\n", line(e), e.Err)
 	}
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -147,7 +148,18 @@ func (p *Proxy) serveForced(w http.ResponseWriter, r *http.Request, start time.T
 	if p.cfg.Fallback != nil {
 		v.result = OutcomeAborted // unless it returns
 	}
-	defer func() { p.observeRequest(r, start, v) }()
+	defer func() {
+		if v.result == OutcomeAborted {
+			// Panics again before this returns, as in exchange.serve.
+			if cause := recover(); cause != nil {
+				defer panic(cause)
+				if cause != http.ErrAbortHandler {
+					v.result, v.err = OutcomePanic, fmt.Errorf("panic: %v", cause)
+				}
+			}
+		}
+		p.observeRequest(r, start, v)
+	}()
 	p.fallBack(w, r, &Cause{Reason: Forced, Status: v.status}, &v.status)
 	if p.cfg.Fallback != nil {
 		v.result = OutcomeFallback

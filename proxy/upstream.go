@@ -80,7 +80,8 @@ func (p *Proxy) newPool(list []Upstream, old *pool) (next *pool, faults []error)
 
 // SetUpstreams replaces the upstreams. Requests under way to one that is not in
 // list end as if nothing had happened; one that stays keeps what is known of it,
-// and may have another weight. The error joins all faults of list, and then
+// and may have another weight. One that was removed and comes back begins anew,
+// with all places of Config.InFlight free. The error joins all faults of list, and then
 // nothing is changed. SetUpstreams is safe for concurrent use with requests.
 func (p *Proxy) SetUpstreams(list []Upstream) error {
 	p.replacing.Lock()

@@ -11,11 +11,19 @@ import (
 // What is worth a warning is worth one a process.
 var trustOnce, abortOnce sync.Once
 
-func diagnoseTrust(c *gin.Context) {
-	trustOnce.Do(func() {
+// page has a section for each code.
+const page = "https://github.com/goweir/weir/blob/main/docs/diagnostics.md#"
+
+// diagnoseTrust looks once for each use of the package: a process may have
+// several engines.
+func diagnoseTrust(looked *sync.Once, c *gin.Context) {
+	looked.Do(func() {
 		if trustsEverybody(c) {
-			slog.Warn("weirgin: Gin believes every client about its address: c.ClientIP() is what X-Forwarded-For says. "+
-				"Call Engine.SetTrustedProxies with your proxies, or with nil", "code", "gin-trusts-any-peer")
+			trustOnce.Do(func() {
+				const code = "gin-trusts-any-peer"
+				slog.Warn("weirgin: Gin believes every client about its address: c.ClientIP() is what X-Forwarded-For says. "+
+					"Call Engine.SetTrustedProxies with your proxies, or with nil", "code", code, "docs", page+code)
+			})
 		}
 	})
 }
@@ -36,7 +44,8 @@ func trustsEverybody(c *gin.Context) bool {
 
 func diagnoseAbort(err error) {
 	abortOnce.Do(func() {
+		const code = "gin-abort-lost"
 		slog.Warn("weirgin: an answer was aborted, and the connection could not be broken: below gin.Recovery the client may take half of it for the whole. "+
-			"A writer outside needs an Unwrap method", "code", "gin-abort-lost", "error", err)
+			"A writer outside needs an Unwrap method", "code", code, "docs", page+code, "error", err)
 	})
 }

@@ -9,7 +9,10 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-type middleware struct{ handler http.Handler } // around next
+type middleware struct {
+	handler http.Handler // around next
+	looked  sync.Once    // at whom the engine trusts
+}
 
 // An exchange is one request on its way through a middleware. It is the context
 // of the request that the middleware gets, and so next finds it again.
@@ -32,7 +35,7 @@ func (x *exchange) Value(key any) any {
 }
 
 func (m *middleware) serve(c *gin.Context) {
-	diagnoseTrust(c)
+	diagnoseTrust(&m.looked, c)
 	mark(c)
 	x := &exchange{Context: c.Request.Context(), m: m, c: c}
 	x.plain.begin(c)

@@ -443,6 +443,21 @@ func TestWarnings(t *testing.T) {
 		}
 	}
 
+	// An engine that is as it should be says nothing about the next one.
+	log.Reset()
+	weirgin.ForgetWarnings()
+	for _, proxies := range [][]string{nil, {"0.0.0.0/0"}, {"0.0.0.0/0"}} {
+		e := newGin()
+		if err := e.SetTrustedProxies(proxies); err != nil {
+			t.Fatal(err)
+		}
+		e.GET("/", weirgin.Wrap(through), weirgin.Handler(http.NotFoundHandler()))
+		e.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+	}
+	if got := log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "docs=https://github.com/goweir/weir/blob/main/docs/diagnostics.md#gin-trusts-any-peer") {
+		t.Errorf("want one warning, of the second engine: %s", got)
+	}
+
 	log.Reset()
 	e := newGin()
 	e.GET("/", func(c *gin.Context) { c.Writer = &opaque{Gin: c.Writer} }, weirgin.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })))

@@ -14,6 +14,7 @@ package weirgin
 
 import (
 	"net/http"
+	"sync"
 
 	"github.com/gin-gonic/gin"
 )
@@ -79,8 +80,9 @@ func Handler(h http.Handler) gin.HandlerFunc {
 	if h == nil {
 		panic("weirgin: Handler needs a handler, not nil")
 	}
+	var looked sync.Once
 	return func(c *gin.Context) {
-		diagnoseTrust(c)
+		diagnoseTrust(&looked, c)
 		mark(c)
 		w := &plainWriter{}
 		w.begin(c)
