@@ -17,16 +17,39 @@ const (
 	// maxLarge is how many large ones a Proxy uses at the same time. They make
 	// downloads cheaper, but a client that stops reading keeps the one it has.
 	maxLarge = 32
+
+	// What is read ahead of http.Transport, by at most maxAhead connections of a
+	// Proxy at the same time. Those of clients that stop reading keep theirs.
+	aheadBuffer = 64 << 10
+	maxAhead    = 16
 )
 
 // buffers are the free buffers of one Proxy.
 type buffers struct {
 	small, medium, large bufferPool
 	inUse                atomic.Int32 // large ones
+	ahead                bufferPool
+	aheadInUse           atomic.Int32
 }
 
 func (b *buffers) init() {
 	b.small.size, b.medium.size, b.large.size = smallBuffer, mediumBuffer, largeBuffer
+	b.ahead.size = aheadBuffer
+}
+
+// takeAhead returns a buffer to read ahead with, or nil if there is none to be
+// had. giveAhead takes it back.
+func (b *buffers) takeAhead() []byte {
+	if b.aheadInUse.Add(1) > maxAhead {
+		b.aheadInUse.Add(-1)
+		return nil
+	}
+	return b.ahead.Get()
+}
+
+func (b *buffers) giveAhead(p []byte) {
+	b.ahead.Put(p)
+	b.aheadInUse.Add(-1)
 }
 
 // larger returns a buffer of the next size, or nil if there is none to be had.

@@ -106,15 +106,15 @@ func (x *exchange) uploadStatus(err error) int {
 // fail answers in place of an upstream. No final header was sent yet, unless the
 // connection was hijacked.
 func (x *exchange) fail(w http.ResponseWriter, err error) {
-	v := &x.verdict
 	if x.tunnel != nil && x.tunnel.writer.Hijacked() {
-		*v = verdict{result: OutcomeLeft, side: SideClient, phase: PhaseTunnel, err: err}
+		x.verdict = &verdict{result: OutcomeLeft, side: SideClient, phase: PhaseTunnel, err: err}
 		x.log(statusClientClosed, "proxy: tunnel not opened", err)
 		return
 	}
 	status := x.status(err)
 	cause := x.cause(status, err)
-	*v = verdict{OutcomeFailed, x.side(status, err), x.phase(err), status, cause.Reason, err}
+	v := &verdict{OutcomeFailed, x.side(status, err), x.phase(err), status, cause.Reason, err}
+	x.verdict = v
 	if status == statusClientClosed {
 		v.result = OutcomeLeft
 	}
@@ -168,8 +168,8 @@ func (x *exchange) log(status int, msg string, err error, more ...slog.Attr) {
 		slog.String("upstream", x.upstreamName()),
 		slog.Int("status", status),
 	}
-	if x.verdict.side != "" {
-		attrs = append(attrs, slog.String("side", string(x.verdict.side)), slog.String("phase", string(x.verdict.phase)))
+	if v := x.verdict; v != nil && v.side != "" {
+		attrs = append(attrs, slog.String("side", string(v.side)), slog.String("phase", string(v.phase)))
 	}
 	if id := x.forwarded.id[0]; id != "" {
 		attrs = append(attrs, slog.String("request_id", id))

@@ -41,7 +41,7 @@ type exchange struct {
 	start   time.Time // zero without an Observer, as is attempt.start
 	route   string    // the Pattern of in
 	attempt attempt   // the latest
-	verdict verdict
+	verdict *verdict  // nil while there is nothing to say
 
 	reverse   httputil.ReverseProxy
 	answer    answer
@@ -80,7 +80,7 @@ func (x *exchange) serve(w http.ResponseWriter) {
 		http.NewResponseController(innermost(w)).EnableFullDuplex()
 	}
 	x.watch.x = x
-	x.answer = answer{x.w, x}
+	x.answer = answer{x}
 	// One by one: to assign a whole struct costs more while garbage is collected.
 	x.reverse.Rewrite = unchanged
 	x.reverse.Transport = x
@@ -275,14 +275,15 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 
 // An answer is the ResponseWriter that ReverseProxy has. Without a closure of
 // their own its hooks find their exchange by it.
-type answer struct {
-	http.ResponseWriter
-	x *exchange
-}
+type answer struct{ x *exchange }
 
-func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+func (a *answer) Unwrap() http.ResponseWriter { return a.x.w }
 
-func (a *answer) Write(p []byte) (int, error) { return a.x.lender.write(a.ResponseWriter, p) }
+func (a *answer) Header() http.Header { return a.x.w.Header() }
+
+func (a *answer) WriteHeader(status int) { a.x.w.WriteHeader(status) }
+
+func (a *answer) Write(p []byte) (int, error) { return a.x.lender.write(a.x.w, p) }
 
 // FlushError does nothing while the proxy's own flushes are made: ReverseProxy
 // has a timer that calls it at any time.
@@ -290,7 +291,7 @@ func (a *answer) FlushError() error {
 	if a.x.flushes.Load() {
 		return nil
 	}
-	return http.NewResponseController(a.ResponseWriter).Flush()
+	return http.NewResponseController(a.x.w).Flush()
 }
 
 // unchanged leaves the work to RoundTrip.
@@ -407,9 +408,13 @@ func (x *exchange) send(out *http.Request) (*http.Response, error) {
 		x.informer.begin(attempt)
 		ctx = x.attempt.context(ctx)
 	}
-	target := out.URL
-	out = out.WithContext(httptrace.WithClientTrace(ctx, trace))
-	if len(x.tried) > 0 {
+	ctx = httptrace.WithClientTrace(ctx, trace)
+	if len(x.tried) == 0 {
+		// In place, which saves the copy: out is ReverseProxy's own.
+		*out = *out.WithContext(ctx)
+	} else {
+		target := out.URL
+		out = out.WithContext(ctx)
 		out.URL = &url.URL{RawQuery: target.RawQuery, ForceQuery: target.ForceQuery}
 	}
 	if err := x.upstream.route(out.URL, x.path); err != nil {
@@ -418,7 +423,7 @@ func (x *exchange) send(out *http.Request) (*http.Response, error) {
 	if out.Body != nil && out.Body != http.NoBody {
 		u := &upload{src: out.Body, watch: &x.watch, reading: make(chan struct{}, 1)}
 		if x.upload != nil {
-			u.replay = x.upload.replay
+			u.src, u.replay = x.upload.src, x.upload.replay
 		} else if most := x.proxy.cfg.Retries.MaxBody; most > 0 && x.proxy.cfg.Retries.Max > 0 && isIdempotent(x.in) {
 			u.replay = &replay{most: most}
 		}

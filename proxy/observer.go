@@ -238,8 +238,8 @@ func (x *exchange) observeWait(up *upstream, start time.Time, err error) {
 }
 
 // observeEnd tells how the request has ended.
-func (x *exchange) observeEnd() {
-	e := x.verdict.event(Event{Kind: EventRequest, Upstream: x.upstreamName(), Start: x.start, Duration: time.Since(x.start)})
+func (x *exchange) observeEnd(v *verdict) {
+	e := v.event(Event{Kind: EventRequest, Upstream: x.upstreamName(), Start: x.start, Duration: time.Since(x.start)})
 	e.Attempt, e.Trigger = x.attempt.number, x.attempt.trigger
 	if x.tunneled() {
 		e.BytesUp, e.BytesDown = x.tunnel.up.bytes.Load(), x.tunnel.down.bytes.Load()

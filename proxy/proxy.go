@@ -82,7 +82,8 @@
 //
 // A stream that is idle holds a buffer of 4 KiB, a WebSocket two of 1 KiB, and a
 // download up to 128 KiB, of which a Proxy has no more than 32 at a time; the
-// others have 32 KiB each.
+// others have 32 KiB each. While much of an answer is waiting, 64 KiB are read
+// from the upstream at once, for no more than 16 connections at a time.
 //
 // # What it tells
 //
@@ -158,7 +159,7 @@ func New(cfg Config) (*Proxy, error) {
 	faults = append(wrong, faults...)
 	p.pool.Store(pool)
 	p.cfg.Upstreams = nil // they change
-	p.base = newConnections(&p.cfg)
+	p.base = newConnections(&p.cfg, &p.buffers)
 	p.transport = p.base
 	p.judges = cfg.Ejection.Failures > 0 || cfg.Breaker.FailureRatio > 0
 	if cfg.WrapTransport != nil {

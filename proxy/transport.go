@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"net"
 	"net/http"
 	"sync/atomic"
@@ -12,6 +13,7 @@ import (
 // is busy, and so keeps talking to where the name once pointed (golang/go#23427).
 type connections struct {
 	cfg     *Config
+	buffers *buffers
 	current atomic.Pointer[generation]
 }
 
@@ -20,9 +22,9 @@ type generation struct {
 	born time.Time
 }
 
-func newConnections(cfg *Config) *connections {
-	c := &connections{cfg: cfg}
-	c.current.Store(&generation{newTransport(cfg), time.Now()})
+func newConnections(cfg *Config, b *buffers) *connections {
+	c := &connections{cfg: cfg, buffers: b}
+	c.current.Store(&generation{newTransport(cfg, b), time.Now()})
 	return c
 }
 
@@ -37,7 +39,7 @@ func (c *connections) RoundTrip(r *http.Request) (*http.Response, error) {
 // replace puts a new transport in the place of old, unless that was done, and
 // returns the one that is there.
 func (c *connections) replace(old *generation) *generation {
-	g := &generation{newTransport(c.cfg), time.Now()}
+	g := &generation{newTransport(c.cfg, c.buffers), time.Now()}
 	if !c.current.CompareAndSwap(old, g) {
 		return c.current.Load()
 	}
@@ -54,12 +56,19 @@ func (c *connections) CloseIdleConnections() { c.current.Load().CloseIdleConnect
 
 // newTransport returns the transport of one Proxy. Transports are not shared:
 // their limits are those of one configuration.
-func newTransport(cfg *Config) *http.Transport {
+func newTransport(cfg *Config, b *buffers) *http.Transport {
+	dialer := &net.Dialer{Timeout: cfg.Timeouts.Dial}
 	t := &http.Transport{
 		// Upstreams are named by the configuration; a proxy named by the
 		// environment of the process has no part in it.
-		Proxy:                  nil,
-		DialContext:            (&net.Dialer{Timeout: cfg.Timeouts.Dial}).DialContext,
+		Proxy: nil,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := dialer.DialContext(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return b.readAhead(c), nil
+		},
 		ForceAttemptHTTP2:      true, // DialContext would switch it off
 		TLSHandshakeTimeout:    cfg.Timeouts.TLSHandshake,
 		ResponseHeaderTimeout:  cfg.Timeouts.ResponseHeader,

@@ -347,7 +347,7 @@ func (t *tunnel) finish(x *exchange, done bool) {
 	t.mu.Unlock()
 	t.registry.leave(t)
 	if x.tunneled() {
-		x.verdict.err = reason
+		x.verdict = &verdict{err: reason}
 		if x.proxy.cfg.Observer != nil {
 			x.observe(Event{Kind: EventTunnelClose, Upstream: x.upstreamName(), Start: t.began, Duration: time.Since(t.began),
 				BytesUp: t.up.bytes.Load(), BytesDown: t.down.bytes.Load(), Err: reason})

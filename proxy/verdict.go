@@ -28,7 +28,17 @@ func (v *verdict) event(e Event) Event {
 // returning (done), or by a panic with cause; gone is what its context said
 // before an answer was cut off.
 func (x *exchange) conclude(done bool, cause any, gone error) {
-	v := &x.verdict
+	if x.verdict == nil && done && !x.tunneled() && (x.body.src == nil || x.body.ended) {
+		// Most requests end like this, and it is not kept.
+		if x.proxy.cfg.Observer != nil {
+			x.observeEnd(&verdict{result: OutcomeOK, status: int(x.answered)})
+		}
+		return
+	}
+	if x.verdict == nil {
+		x.verdict = new(verdict)
+	}
+	v := x.verdict
 	switch {
 	case v.result == OutcomeFallback: // whose answer it is to log
 		if !done {
@@ -40,8 +50,6 @@ func (x *exchange) conclude(done bool, cause any, gone error) {
 		if v.err != nil {
 			v.result, v.side, v.phase = OutcomeAborted, SideServer, PhaseTunnel
 		}
-	case done && (x.body.src == nil || x.body.ended):
-		v.result, v.status = OutcomeOK, int(x.answered)
 	case cause == nil || cause == http.ErrAbortHandler:
 		x.concludeCut(gone)
 	}
@@ -60,13 +68,13 @@ func (x *exchange) conclude(done bool, cause any, gone error) {
 		x.log(http.StatusInternalServerError, "proxy: panic", v.err)
 	}
 	if x.proxy.cfg.Observer != nil {
-		x.observeEnd()
+		x.observeEnd(v)
 	}
 }
 
 // concludeCut is conclude for an answer that did not come to its end.
 func (x *exchange) concludeCut(gone error) {
-	v := &x.verdict
+	v := x.verdict
 	v.phase, v.err = PhaseWaiting, errors.Join(x.idle, x.body.err)
 	if x.body.begun {
 		v.phase, v.status = PhaseResponse, int(x.answered)
