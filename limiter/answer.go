@@ -19,11 +19,14 @@ func quotaExceeded(policies ...string) problem.Details {
 	}
 }
 
+// reducedCapacity is the title of section 6.2 there.
+const reducedCapacity = "Request cannot be satisfied due to temporary server capacity constraints"
+
 var (
-	// undecided is the answer when the Limiter failed; section 6.2 there.
+	// undecided is the answer when the Limiter failed.
 	undecided = problem.Prepare(problem.Details{
 		Type:   problem.TemporaryReducedCapacity,
-		Title:  "Request cannot be satisfied due to temporary server capacity constraints",
+		Title:  reducedCapacity,
 		Status: http.StatusServiceUnavailable,
 	})
 	// unkeyed is the answer to a request that lacks what it is counted by.

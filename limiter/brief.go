@@ -9,7 +9,7 @@ import (
 
 // A brief is the exchange of a request to which one rule applies and of which
 // no hook is to be told: the header fields are made before the handler is
-// called, and the decision is forgotten. It is less than half as large.
+// called, and the decision stays on the stack. It is less than half as large.
 type brief struct {
 	respwriter.NoHooks
 	rw     respwriter.Writer
@@ -24,8 +24,12 @@ func (m *middleware) brief(w http.ResponseWriter, r *http.Request, next http.Han
 		x := &brief{r: r}
 		m.describe(&x.fields, c, res)
 		defer x.finish()
+		header := w.Header()
 		next.ServeHTTP(x.rw.Wrap(w, x), r)
 		x.ended = true
+		if turnedAway(header) {
+			m.giveBack(r, c[0], res[0])
+		}
 		return
 	}
 	f := new(fields)

@@ -25,7 +25,8 @@ type Decision struct {
 	Results []Result
 
 	// Err says why there was no decision: an error of the Limiter, or a
-	// [*KeyError]. With a shadow rule, or by choice of the Options, the
+	// [*KeyError]; or why a limit on requests in flight refused, mostly an
+	// [*OverloadError]. With a shadow rule, or by choice of the Options, the
 	// request may be Allowed nevertheless.
 	Err error
 
@@ -33,6 +34,7 @@ type Decision struct {
 	rules   Rules
 	which   []int // the rule of each charge
 	form    HeaderForm
+	busy    *OverloadError // Err, if it is one
 }
 
 // Check decides about r and charges it, without writing a response. Rules must
@@ -181,6 +183,9 @@ func (d Decision) Delay() time.Duration {
 // retryAfter returns the time until none of the quotas that refused would. It
 // is Never if one of them always will, and 0 if none did.
 func (d *Decision) retryAfter() time.Duration {
+	if d.busy != nil {
+		return d.busy.RetryAfter
+	}
 	var after time.Duration
 	for i := range d.Results {
 		if !d.Results[i].Allowed && !d.shadow(i) {

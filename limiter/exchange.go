@@ -69,6 +69,7 @@ func (x *exchange) serve(w http.ResponseWriter, next http.Handler) {
 	if d.Allowed && !x.hold(w) {
 		return
 	}
+	header := w.Header()
 	switch {
 	case d.Allowed && (len(d.Results) == 0 || d.form == NoHeaders && !m.refunds):
 		next.ServeHTTP(w, x.r)
@@ -85,6 +86,10 @@ func (x *exchange) serve(w http.ResponseWriter, next http.Handler) {
 		x.ended = true
 	default:
 		x.answerRefusal(w)
+	}
+	if d.Allowed && turnedAway(header) {
+		// That units were lost would not change what the client gets.
+		_ = d.Refund(x.r.Context())
 	}
 }
 

@@ -126,6 +126,9 @@ func (f *fields) buildDraft10(quota, policy string, p *Policy, r *Result) {
 }
 
 func (d *Decision) appendQuotas(b []byte) []byte {
+	if d.busy != nil && d.busy.Limit > 0 {
+		return append(appendString(b, d.busy.Name), ";r=0"...)
+	}
 	start := len(b)
 	for i := range d.Results {
 		if d.told(i) {
@@ -136,6 +139,10 @@ func (d *Decision) appendQuotas(b []byte) []byte {
 }
 
 func (d *Decision) appendPolicies(b []byte) []byte {
+	if d.busy != nil && d.busy.Limit > 0 {
+		b = appendParam(appendString(b, d.busy.Name), ";q=", int64(d.busy.Limit))
+		return append(b, `;qu="concurrent-requests"`...)
+	}
 	start := len(b)
 	for i := range d.Results {
 		if d.told(i) {

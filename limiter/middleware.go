@@ -8,8 +8,8 @@ import (
 	"github.com/goweir/weir/internal/problem"
 )
 
-// Options are the options of [Middleware]. The zero value refuses whatever is
-// in doubt. Hooks are called by many goroutines at once, with no lock held.
+// Options are the options of [Middleware] and of [InFlightMiddleware]. The zero
+// value refuses whatever is in doubt. Hooks are called by many goroutines at once, with no lock held.
 type Options struct {
 	// Headers is the form of the header fields about quotas; the zero value is
 	// Draft10.
@@ -39,8 +39,14 @@ type Options struct {
 	// the request may pass, uncounted. nil: it may not. The client learns
 	// nothing of err.
 	//
-	// Most callers should leave it nil. A Memory never fails.
+	// Most callers should leave it nil. A Memory never fails, and nor does an
+	// InFlight.
 	OnError func(r *http.Request, err error) (admit bool)
+
+	// InFlightStatus is the status with which InFlightMiddleware refuses: 503,
+	// or 429 or 504 if an older contract says so. 0 means 503. It means nothing
+	// to Middleware.
+	InFlightStatus int
 }
 
 // Unkeyed says what becomes of a request for which a rule's Key returns an
@@ -168,7 +174,11 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if err == nil {
 			now := res[0].Delay == 0
 			if now && res[0].Allowed && h.silent {
+				header := w.Header()
 				h.next.ServeHTTP(w, r)
+				if turnedAway(header) {
+					h.giveBack(r, c[0], res[0])
+				}
 				return
 			}
 			if now && h.terse && h.rules[0].PolicyFor == nil {
@@ -180,4 +190,14 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := newExchange(h.middleware, r, c[0], res[0], err)
 	x.start = start
 	x.serve(w, h.next)
+}
+
+// giveBack refunds the only charge of a request that was refused further in. It
+// is not inlined, because what it does moves its arguments to the heap.
+//
+//go:noinline
+func (m *middleware) giveBack(r *http.Request, c Charge, res Result) {
+	d := Decision{limiter: m.limiter, rules: m.rules, Charges: []Charge{c}, Results: []Result{res}, which: make([]int, 1)}
+	// That units were lost would not change what the client gets.
+	_ = d.Refund(r.Context())
 }

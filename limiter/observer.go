@@ -24,7 +24,8 @@ type Event struct {
 	Start    time.Time
 	Duration time.Duration
 	N        int
-	Err      error // not for clients
+	Reason   OverloadReason // why a limit on requests in flight refused
+	Err      error          // not for clients
 }
 
 // An EventKind says what happened.
@@ -65,10 +66,19 @@ const (
 
 	// EventBreakerClosed says that the backend has answered, and is asked again.
 	EventBreakerClosed
+
+	// EventSlot says what became of a request that asked for slots, told by
+	// [InFlightMiddleware]: Start is when it asked, Duration how long it waited,
+	// N its Weight, Policy the name of the limit. Denied has a Reason.
+	EventSlot
+
+	// EventRelease says that such a request gave its slots back. Start is when it
+	// had got them, Duration how long it held them.
+	EventRelease
 )
 
 var eventKinds = [...]string{"none", "decision", "hold", "eviction", "no room", "failure",
-	"breaker open", "breaker half-open", "breaker closed"}
+	"breaker open", "breaker half-open", "breaker closed", "slot", "release"}
 
 // String returns the kind in words, for logs and metric labels.
 func (k EventKind) String() string {
@@ -154,6 +164,23 @@ func (x *exchange) observeHold(o Observer, start time.Time, came bool) {
 		}
 	}
 	o.Observe(x.r.Context(), e)
+}
+
+// observe tells the Observer whether the request got its n slots.
+func (x *occupant) observe(d *Decision, n int) {
+	now := time.Now()
+	e := Event{
+		Kind: EventSlot, Policy: x.m.name, Route: x.r.Pattern, Result: x.result, Source: x.m.source,
+		Start: x.start, Duration: now.Sub(x.start), N: n, Err: d.Err,
+	}
+	switch {
+	case x.holds:
+		e.Result = OutcomeAllowed
+	case d.busy != nil:
+		e.Reason = d.busy.Reason
+	}
+	x.start, x.n = now, n
+	x.m.opts.Observer.Observe(x.r.Context(), e)
 }
 
 // room is how often a shard had none for a newcomer.

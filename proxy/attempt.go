@@ -1,8 +1,6 @@
 package proxy
 
 import (
-	"context"
-	"errors"
 	"math"
 	"net/http"
 	"slices"
@@ -43,7 +41,7 @@ func (x *exchange) acquire() error {
 	for len(candidates) > 0 {
 		c := pool.choose(p.cfg.Balance, p.cfg.Key, x.in, candidates)
 		up := pool.upstreams[candidates[c]]
-		if up.line == nil || up.line.TryAcquire(0, 1) {
+		if x.tryPlace(up) {
 			if x.hold(up) {
 				return nil
 			}
@@ -80,12 +78,20 @@ func (p *pool) refusal() error {
 	return &unavailable{Open, after}
 }
 
+// tryPlace takes a place at the upstream if there is one free.
+func (x *exchange) tryPlace(up *upstream) (ok bool) {
+	if up.line == nil {
+		return true
+	}
+	x.place, ok = up.line.TryAcquire(fifo.Request{N: 1})
+	return ok
+}
+
 // wait takes a place in the upstream's line.
 func (x *exchange) wait(up *upstream) error {
-	ctx, cancel := context.WithTimeoutCause(x.in.Context(), x.proxy.cfg.InFlight.Wait, errBusy)
-	defer cancel()
-	err := up.line.Acquire(ctx, 0, 1)
-	if errors.Is(err, fifo.ErrFull) {
+	place, err := up.line.Acquire(x.in.Context(), fifo.Request{N: 1, Wait: x.proxy.cfg.InFlight.Wait})
+	x.place = place
+	if err == fifo.ErrFull || err == fifo.ErrWaited {
 		err = errBusy
 	}
 	return err
@@ -98,7 +104,7 @@ func (x *exchange) hold(up *upstream) bool {
 	if up.breaker != nil {
 		if t = up.breaker.allow(); t == nil {
 			if up.line != nil {
-				up.line.Release(1)
+				up.line.Release(x.place)
 			}
 			return false
 		}
@@ -177,7 +183,7 @@ func (x *exchange) release() {
 	x.judgeEnd()
 	x.upstream.inFlight.Add(-1)
 	if x.upstream.line != nil {
-		x.upstream.line.Release(1)
+		x.upstream.line.Release(x.place)
 	}
 }
 

@@ -13,6 +13,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/goweir/weir/internal/fifo"
 )
 
 // An exchange is one request and its answer on the way through.
@@ -29,6 +31,7 @@ type exchange struct {
 	upstream *upstream   // of the latest attempt; nil before the first
 	tried    []*upstream // by earlier ones
 	held     bool        // upstream counts this request
+	place    fifo.Held   // in its line, if it has one
 	pending  ending
 	ticket   *ticket // nil without a breaker
 	sent     bool    // an upstream may have got the request

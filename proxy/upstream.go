@@ -66,7 +66,7 @@ func (p *Proxy) newPool(list []Upstream, old *pool) (next *pool, faults []error)
 			up = kept
 		} else {
 			if p.cfg.InFlight.Max > 0 {
-				up.line = fifo.New(p.cfg.InFlight.Max, p.cfg.InFlight.Queue, 1)
+				up.line = fifo.New(fifo.Size{Slots: p.cfg.InFlight.Max, Length: p.cfg.InFlight.Queue}, 1)
 			}
 			if p.cfg.Breaker.FailureRatio > 0 {
 				up.breaker = newBreaker(&p.cfg.Breaker, p.logBreaker(up))
@@ -124,7 +124,7 @@ func (p *Proxy) Upstreams() []UpstreamState {
 		s.Name, s.Weight = up.name, pool.weights[i]
 		s.InFlight = int(up.inFlight.Load())
 		if up.line != nil {
-			_, s.Waiting = up.line.Stats()
+			s.Waiting = up.line.Stats().Waiting
 		}
 		s.Down = up.health.down.Load()
 		s.EjectedFor = up.health.ejectedFor(now)
