@@ -148,6 +148,7 @@ func shareOf(n, instances int) int {
 // Snapshot implements [limiter.Acquirer]. It is about this process.
 func (f *InFlight) Snapshot() limiter.InFlightSnapshot {
 	s := f.line.Snapshot()
+	s.Source = limiter.SourceRedis
 	s.Waiting += int(f.waiting.Load())
 	s.InUse = max(0, s.InUse-int(f.waitingSlots.Load()))
 	return s

@@ -212,6 +212,7 @@ func TestInFlightWaits(t *testing.T) {
 // wrong: members that two callers share, ends by the callers' clocks, and ends
 // that come while the work goes on.
 func TestTrapLimiter31_LeasesOfSlots(t *testing.T) {
+	t.Parallel() // most of it waits
 	s := redistest.Start(t)
 	c := client(t, s.Addr())
 	l := open(t, c, redislimiter.Options{})
@@ -259,6 +260,7 @@ func TestTrapLimiter31_LeasesOfSlots(t *testing.T) {
 // TestInFlightSurvivesRestart shows that a server which comes back with nothing
 // learns of the slots in use.
 func TestInFlightSurvivesRestart(t *testing.T) {
+	t.Parallel() // most of it waits
 	s := redistest.Start(t)
 	l := open(t, client(t, s.Addr()), redislimiter.Options{})
 	o := redislimiter.InFlightOptions{
@@ -288,6 +290,7 @@ func TestInFlightSurvivesRestart(t *testing.T) {
 // TestInFlightWhenDown shows who gets slots without a server, and that those
 // slots are known to it afterwards.
 func TestInFlightWhenDown(t *testing.T) {
+	t.Parallel() // most of it waits
 	s := redistest.Start(t)
 	l := open(t, client(t, s.Addr()), redislimiter.Options{})
 	o := func(mode failover.Mode) redislimiter.InFlightOptions {
@@ -473,6 +476,7 @@ func startSlots(t *testing.T, j slotsJob) (*exec.Cmd, *bufio.Scanner) {
 // TestInFlightProcesses shows four processes that together never have more inside
 // than there are slots, as the server counts them.
 func TestInFlightProcesses(t *testing.T) {
+	t.Parallel() // most of it waits
 	s := redistest.Start(t)
 	span := 3 * time.Second
 	if testing.Short() {
@@ -507,6 +511,7 @@ func TestInFlightProcesses(t *testing.T) {
 // TestInFlightHolderKilled shows that the slots of a process which was killed are
 // there again when its leases end.
 func TestInFlightHolderKilled(t *testing.T) {
+	t.Parallel() // most of it waits
 	s := redistest.Start(t)
 	const lease = 2 * time.Second
 	cmd, out := startSlots(t, slotsJob{URL: s.URL(), Prefix: "p", Max: 60, Lease: lease, Hold: 50})
