@@ -7,6 +7,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/goweir/weir/examples/gateway/internal/config"
 )
@@ -27,17 +29,28 @@ const (
 	exitUsage  = 2 // flags or configuration: nothing was started
 )
 
+// lookEvery is how often the configuration file is looked at.
+const lookEvery = 500 * time.Millisecond
+
 func main() {
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	os.Exit(run(signals, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run is the program. The first signal ends it gently, the second at once.
+// run is the program. SIGHUP has it read its configuration again, the first
+// other signal ends it gently, the second at once.
 func run(signals <-chan os.Signal, args []string, stdout, stderr io.Writer) int {
-	c, demo, err := load(args, stderr)
+	cmd, err := load(args, stderr)
 	if err == nil {
-		err = serve(c, demo, signals, stdout, stderr)
+		switch {
+		case cmd.print:
+			_, err = io.WriteString(stdout, config.Text(*cmd.config))
+		case cmd.check:
+			err = check(cmd, stdout)
+		default:
+			err = serve(cmd, signals, stdout, stderr)
+		}
 	}
 	if err == nil || errors.Is(err, flag.ErrHelp) {
 		return exitOK
@@ -51,41 +64,45 @@ func run(signals <-chan os.Signal, args []string, stdout, stderr io.Writer) int 
 }
 
 // serve runs the gateway until a signal ends it.
-func serve(c *config.Config, withTour bool, signals <-chan os.Signal, stdout, stderr io.Writer) (err error) {
+func serve(cmd *command, signals <-chan os.Signal, stdout, stderr io.Writer) (err error) {
+	c := cmd.config
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	ln, err := net.Listen("tcp", string(c.Listen))
 	if err != nil {
 		return err
 	}
 	defer ln.Close()
-	demo, err := startDemo(c.Routes, log)
-	if err != nil {
-		return err
-	}
+	var demo demoServer
 	defer demo.Close()
-	quotas, err := openStore(c.Redis, log)
+	g, err := newGateway(c, cmd.source, outside{stdout: stdout, log: log}, &demo)
 	if err != nil {
-		return err
+		return usage(err)
 	}
-	defer quotas.Close()
-	audit, err := openAudit(c.Audit, stdout, log)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, audit.close()) }()
-	gateway, proxies, err := newGateway(c, demo.URL, quotas, audit.queue, audit.failed, log)
-	if err != nil {
-		return usageError{err}
-	}
+	defer func() { err = errors.Join(err, g.end()) }()
 	if c.Audit.File == "-" {
 		stdout = stderr // leave stdout to the records
 	}
+	first, _ := g.chain()
 	base := "http://" + ln.Addr().String()
+	if first.cert != nil {
+		base = "https://" + ln.Addr().String()
+	}
 	fmt.Fprintf(stdout, "weir gateway listening on %s\n", base)
 	describe(stdout, c)
-	quotas.describe(stdout)
-	if withTour {
+	first.store.describe(stdout)
+	if cmd.builtIn {
 		tour(stdout, base, c.Audit.File)
 	}
-	return newServer(gateway, proxies, c.Timeouts, log).serve(ln, signals)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go g.watch(ctx, lookEvery)
+	return newServer(g, c.Timeouts, log).serve(g.conns.listen(ln), signals)
+}
+
+// usage tells faults of the configuration from what is wrong outside of it.
+func usage(err error) error {
+	if _, ok := errors.AsType[config.Faults](err); ok {
+		return usageError{err}
+	}
+	return err
 }

@@ -22,18 +22,32 @@ const diagnosis = 5 * time.Second
 // A store is where quotas are counted.
 type store struct {
 	limiter.Limiter
-	about string // for people; empty: in memory
-	close []func()
+	backend *redislimiter.Limiter // nil: in memory
+	about   string                // for people; empty: in memory
+	close   []func()
+}
+
+// quotas returns the store of the configuration, with all that is counted there
+// unless it is another one than before.
+func (b *builder) quotas() (*store, error) {
+	s, _, err := reuse(b, "store", config.Identity(b.Redis), func() (*store, func(), error) {
+		s, err := openStore(b.Redis, b.dry, b.log, b.observe.limiter)
+		if err != nil {
+			return nil, nil, b.At(b.Redis.Pos, "redis", err)
+		}
+		return s, s.Close, nil
+	})
+	return s, err
 }
 
 // openStore returns the store that the configuration asks for. It does not wait
 // for a Redis server: the gateway starts without it, as it goes on without it.
-func openStore(c config.Redis, log *slog.Logger) (*store, error) {
+func openStore(c config.Redis, dry bool, log *slog.Logger, watch limiter.Observer) (*store, error) {
 	s := new(store)
 	url := c.URL
 	switch url {
 	case "":
-		s.Limiter = limiter.NewMemory(nil)
+		s.Limiter = limiter.NewMemory(&limiter.MemoryOptions{Observer: watch})
 		return s, nil
 	case config.Embedded:
 		server, err := miniredis.Run()
@@ -49,15 +63,16 @@ func openStore(c config.Redis, log *slog.Logger) (*store, error) {
 	client, err := redislimiter.Open(url)
 	if err != nil {
 		s.Close()
-		return nil, usageError{err}
+		return nil, err
 	}
 	s.close = append(s.close, func() { client.Close() })
 	backend, err := redislimiter.New(client, &redislimiter.Options{Prefix: c.Prefix, Secret: []byte(c.Secret)}) // no Secret is an empty one
 	if err != nil {
 		s.Close()
-		return nil, usageError{err}
+		return nil, err
 	}
-	if c.URL != config.Embedded {
+	s.backend = backend
+	if c.URL != config.Embedded && !dry {
 		ctx, cancel := context.WithTimeout(context.Background(), diagnosis)
 		ended := make(chan struct{})
 		s.close = append(s.close, func() { cancel(); <-ended })
@@ -70,7 +85,7 @@ func openStore(c config.Redis, log *slog.Logger) (*store, error) {
 	s.Limiter = failover.New(backend, failover.Mode(c.WhenDown), &failover.Options{
 		Budget:    time.Duration(c.Budget),
 		Instances: int(c.Instances),
-		Observer:  outages{log},
+		Observer:  outages{log, watch},
 	})
 	return s, nil
 }
@@ -98,9 +113,15 @@ func (s *store) Close() {
 }
 
 // outages logs when the backend goes away and when it is back.
-type outages struct{ log *slog.Logger }
+type outages struct {
+	log  *slog.Logger
+	next limiter.Observer // nil: nobody
+}
 
-func (o outages) Observe(_ context.Context, e limiter.Event) {
+func (o outages) Observe(ctx context.Context, e limiter.Event) {
+	if o.next != nil {
+		o.next.Observe(ctx, e)
+	}
 	switch e.Kind {
 	case limiter.EventFailure:
 		o.log.Debug("Redis did not answer", "error", e.Err)
