@@ -24,9 +24,10 @@ type usageError struct{ error }
 type command struct {
 	source  source
 	config  *config.Config
-	builtIn bool // the configuration is the one that is built in
-	check   bool // only say whether it is well, and what it does with the request of args
-	print   bool // only print it
+	stamp   fileStamp // of the file, when it was read
+	builtIn bool      // the configuration is the one that is built in
+	check   bool      // only say whether it is well, and what it does with the request of args
+	print   bool      // only print it
 	args    []string
 }
 
@@ -88,6 +89,7 @@ func load(args []string, stderr io.Writer) (*command, error) {
 	if cmd.source.file != "" && cmd.source.upstream != "" {
 		faults = append(faults, errors.New("-config and -upstream exclude each other: a configuration names its upstreams"))
 	}
+	cmd.stamp = cmd.source.stamp()
 	var err error
 	if cmd.config, err = cmd.source.read(); err != nil {
 		faults = append(faults, err)

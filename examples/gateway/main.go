@@ -95,7 +95,7 @@ func serve(cmd *command, signals <-chan os.Signal, stdout, stderr io.Writer) (er
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	go g.watch(ctx, lookEvery)
+	go g.watch(ctx, lookEvery, cmd.stamp)
 	return newServer(g, c.Timeouts, log).serve(g.conns.listen(ln), signals)
 }
 
