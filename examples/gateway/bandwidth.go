@@ -24,10 +24,11 @@ func (b *builder) pace() (*limiter.Bandwidth, error) {
 	conf, limits := b.Bandwidth, b.Rates()
 	key := conf.Key.Func(b.apiKey)
 	class := b.ClassOf(b.plan)
-	id := fmt.Sprint(conf.Bodies, conf.Free, conf.ExemptEvents, conf.ExemptUpgrades)
+	var names []string
 	for _, c := range conf.Classes {
-		id += fmt.Sprintf(" %q", c.Name)
+		names = append(names, c.Name)
 	}
+	id := fmt.Sprintf("%v %v %v %v %q", conf.Bodies, conf.Free, conf.ExemptEvents, conf.ExemptUpgrades, names)
 	p, kept, err := reuse(b, "bandwidth", id, func() (*pacer, func(), error) {
 		p := new(pacer)
 		p.key.Store(&key)
