@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"log"
 	"net/http"
+	"net/http/httptest"
+	"strings"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/goweir/weir/limiter"
+	"github.com/goweir/weir/limiter/failover"
 	"github.com/goweir/weir/limiter/redislimiter"
 )
 
@@ -83,4 +86,45 @@ func ExampleLimiter_Take() {
 		}
 	}
 	_ = allow
+}
+
+// At most ten downloads of each file, whatever the number of gateways.
+func ExampleNewInFlight() {
+	server, err := miniredis.Run() // in earnest: a Redis server
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	client, err := redislimiter.Dial(context.Background(), "redis://"+server.Addr()+"/0")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	l, err := redislimiter.New(client, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	downloads, err := redislimiter.NewInFlight(l, redislimiter.InFlightOptions{
+		InFlightOptions: limiter.InFlightOptions{Name: "downloads", MaxPerKey: 10, Queue: 50, MaxWait: 2 * time.Second},
+		WhenDown:        failover.Local,
+		Failover:        failover.Options{Instances: 4},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	guard := limiter.InFlightMiddleware(downloads, func(r *http.Request) (limiter.Slot, error) {
+		return limiter.Slot{Key: r.URL.Path}, nil
+	}, nil)
+	files := guard(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Println(downloads.Snapshot().InUse, "under way")
+		http.ServeContent(w, r, "report.txt", time.Time{}, strings.NewReader("a large file"))
+	}))
+
+	w := httptest.NewRecorder()
+	files.ServeHTTP(w, httptest.NewRequest("GET", "/files/report.txt", nil))
+	fmt.Println(w.Code, downloads.Snapshot().InUse, "under way")
+	// Output:
+	// 1 under way
+	// 200 0 under way
 }

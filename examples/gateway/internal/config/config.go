@@ -12,6 +12,7 @@ type Config struct {
 	Audit    Audit    `yaml:"audit"`
 	Redis    Redis    `yaml:"redis"`
 	Timeouts Timeouts `yaml:"timeouts"`
+	Admin    Admin    `yaml:"admin"`
 	Routes   []Route  `yaml:"routes" required:"true"`
 }
 
