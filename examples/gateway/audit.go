@@ -28,7 +28,7 @@ type audit struct {
 
 // openAudit appends to the file of c, which only its owner may read: it holds
 // what passes. "-" is stdout.
-func openAudit(c config.Audit, stdout io.Writer, log *slog.Logger) (*audit, error) {
+func openAudit(c config.Audit, stdout io.Writer, observer capture.Observer, log *slog.Logger) (*audit, error) {
 	a := &audit{log: log}
 	if c.File != "-" {
 		f, err := openAuditFile(c)
@@ -37,7 +37,7 @@ func openAudit(c config.Audit, stdout io.Writer, log *slog.Logger) (*audit, erro
 		}
 		a.file, stdout = f, f
 	}
-	a.queue = capture.Async(capture.JSONL(stdout), &capture.AsyncOptions{OnError: a.failed})
+	a.queue = capture.Async(capture.JSONL(stdout), &capture.AsyncOptions{OnError: a.failed, Observer: observer})
 	return a, nil
 }
 
@@ -66,6 +66,16 @@ func (a *audit) failed(err error) {
 		return
 	}
 	a.log.Error("exchange not recorded", "error", err, "lost_so_far", a.queue.Stats().Dropped())
+}
+
+// check says for a minute that records were lost.
+func (a *audit) check() check {
+	return check{"audit", func() string {
+		if last := a.last.Load(); last == 0 || time.Since(time.Unix(0, last)) > time.Minute {
+			return ""
+		}
+		return fmt.Sprintf("exchanges are not recorded: %d so far", a.queue.Stats().Dropped())
+	}}
 }
 
 // close writes what waits. An error means that records were lost.

@@ -25,7 +25,7 @@ import (
 // route, and capture before the limits, so that refusals and requests for which
 // there is no route are recorded too. The proxies, one a route, are returned for
 // their tunnels to be drained.
-func newGateway(c *config.Config, demo string, quotas limiter.Limiter, sink capture.Sink, lost func(error), log *slog.Logger) (http.Handler, []*proxy.Proxy, error) {
+func newGateway(c *config.Config, demo string, quotas limiter.Limiter, sink capture.Sink, budget *capture.Budget, lost func(error), m *metrics, log *slog.Logger) (http.Handler, []*proxy.Proxy, error) {
 	trust := make([]netip.Prefix, len(c.Trust))
 	for i, p := range c.Trust {
 		trust[i] = p.Prefix
@@ -38,7 +38,7 @@ func newGateway(c *config.Config, demo string, quotas limiter.Limiter, sink capt
 	mux := http.NewServeMux()
 	bodiless := map[string]bool{} // by pattern
 	for i, r := range c.Routes {
-		h, p, err := newRoute(r, c.Timeouts, demo, quotas, resolver, log)
+		h, p, err := newRoute(r, c.Timeouts, demo, quotas, resolver, m, log)
 		if err != nil {
 			return nil, nil, fmt.Errorf("routes[%d]: %w", i, err)
 		}
@@ -46,12 +46,21 @@ func newGateway(c *config.Config, demo string, quotas limiter.Limiter, sink capt
 		mux.Handle(r.Path.Text, h)
 		bodiless[r.Path.Text] = !r.Capture
 	}
-	record := capture.Middleware(sink, captureOptions(c.Audit, bodiless, lost))
+	opts := captureOptions(c.Audit, bodiless, budget, lost)
+	opts.Observer = m.Capture()
+	opts.Keep = func(x *capture.Exchange) bool { // asked about every exchange, refusals beyond those recorded among them
+		m.exchange(x)
+		if c.Log.Requests {
+			accessLine(log, x)
+		}
+		return true
+	}
+	record := capture.Middleware(sink, opts)
 	return resolver.Middleware(match(mux, record(noteCut(refuseOdd(mux))))), proxies, nil
 }
 
 // newRoute returns what answers the requests of one route, and the proxy in it.
-func newRoute(r config.Route, t config.Timeouts, demo string, quotas limiter.Limiter, resolver *clientip.Resolver, log *slog.Logger) (http.Handler, *proxy.Proxy, error) {
+func newRoute(r config.Route, t config.Timeouts, demo string, quotas limiter.Limiter, resolver *clientip.Resolver, m *metrics, log *slog.Logger) (http.Handler, *proxy.Proxy, error) {
 	upstreams := make([]proxy.Upstream, len(r.Upstreams))
 	for i, u := range r.Upstreams {
 		upstreams[i].URL = string(u)
@@ -63,7 +72,8 @@ func newRoute(r config.Route, t config.Timeouts, demo string, quotas limiter.Lim
 		Upstreams:   upstreams,
 		StripPrefix: r.StripPrefix.Text,
 		Trust:       resolver,
-		ErrorLog:    log,
+		Observer:    m.Proxy(),
+		ErrorLog:    seldom(log),
 		Timeouts: proxy.Timeouts{
 			Dial:           time.Duration(t.Upstream.Dial),
 			ResponseHeader: time.Duration(t.Upstream.Header),
@@ -86,7 +96,7 @@ func newRoute(r config.Route, t config.Timeouts, demo string, quotas limiter.Lim
 			capture.From(r.Context()).Refused(refuser(rules, d))
 		}
 	}
-	return limiter.Middleware(quotas, rules, &limiter.Options{OnDecision: note})(p), p, nil
+	return limiter.Middleware(quotas, rules, &limiter.Options{OnDecision: note, Observer: m.Limiter()})(p), p, nil
 }
 
 // refuser names what refused a request, for its record.
@@ -98,12 +108,12 @@ func refuser(rules limiter.Rules, d limiter.Decision) string {
 }
 
 // captureOptions says how much of bodies is recorded, and of which routes none.
-func captureOptions(a config.Audit, bodiless map[string]bool, lost func(error)) *capture.Options {
+func captureOptions(a config.Audit, bodiless map[string]bool, budget *capture.Budget, lost func(error)) *capture.Options {
 	limit := cmp.Or(int(a.MaxBody), -1) // the file says 0 for what Options calls -1
 	return &capture.Options{
 		RequestCap:  limit,
 		ResponseCap: limit,
-		Budget:      capture.NewBudget(int64(a.Budget)),
+		Budget:      budget,
 		OnError:     lost,
 		Decoders:    decoders.All(),
 		RequestBody: func(r *http.Request, skip capture.SkipReason) capture.SkipReason {

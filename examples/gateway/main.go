@@ -11,12 +11,13 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
+	"github.com/goweir/weir/capture"
 	"github.com/goweir/weir/examples/gateway/internal/config"
 )
 
@@ -52,7 +53,8 @@ func run(signals <-chan os.Signal, args []string, stdout, stderr io.Writer) int 
 
 // serve runs the gateway until a signal ends it.
 func serve(c *config.Config, withTour bool, signals <-chan os.Signal, stdout, stderr io.Writer) (err error) {
-	log := slog.New(slog.NewTextHandler(stderr, nil))
+	log := newLog(c.Log, stderr)
+	state, counts := newHealth(), newMetrics()
 	ln, err := net.Listen("tcp", string(c.Listen))
 	if err != nil {
 		return err
@@ -63,29 +65,45 @@ func serve(c *config.Config, withTour bool, signals <-chan os.Signal, stdout, st
 		return err
 	}
 	defer demo.Close()
-	quotas, err := openStore(c.Redis, log)
+	quotas, err := openStore(c.Redis, counts, log)
 	if err != nil {
 		return err
 	}
 	defer quotas.Close()
-	audit, err := openAudit(c.Audit, stdout, log)
+	audit, err := openAudit(c.Audit, stdout, counts.Capture(), log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, audit.close()) }()
-	gateway, proxies, err := newGateway(c, demo.URL, quotas, audit.queue, audit.failed, log)
+	budget := capture.NewBudget(int64(c.Audit.Budget))
+	gateway, proxies, err := newGateway(c, demo.URL, quotas, audit.queue, budget, audit.failed, counts, log)
 	if err != nil {
 		return usageError{err}
 	}
+	checks, pieces := lookInto(c, quotas, audit, budget, proxies)
+	if err := counts.show(pieces...); err != nil {
+		return err
+	}
+	now := time.Now()
+	state.configured(c.Hash, now, checks)
+	counts.configured(c.Hash, now)
+	lookout, err := startLookout(c.Admin, newLookout(state, counts, log), log)
+	if err != nil {
+		return err
+	}
+	defer lookout.Close()
+	defer watchHeap(c, counts, log)()
 	if c.Audit.File == "-" {
 		stdout = stderr // leave stdout to the records
 	}
 	base := "http://" + ln.Addr().String()
 	fmt.Fprintf(stdout, "weir gateway listening on %s\n", base)
+	lookout.describe(stdout)
 	describe(stdout, c)
 	quotas.describe(stdout)
 	if withTour {
 		tour(stdout, base, c.Audit.File)
 	}
-	return newServer(gateway, proxies, c.Timeouts, log).serve(ln, signals)
+	announce(c, state.build, log)
+	return newServer(gateway, proxies, c.Timeouts, state, counts, log).serve(ln, signals)
 }

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/goweir/weir/adapters/weirprom"
 	"github.com/goweir/weir/examples/gateway/internal/config"
 	"github.com/goweir/weir/limiter"
 	"github.com/goweir/weir/limiter/failover"
@@ -22,18 +25,21 @@ const diagnosis = 5 * time.Second
 // A store is where quotas are counted.
 type store struct {
 	limiter.Limiter
-	about string // for people; empty: in memory
-	close []func()
+	about   string          // for people; empty: in memory
+	memory  *limiter.Memory // nil: a Redis server
+	outages *outages        // of the server
+	close   []func()
 }
 
 // openStore returns the store that the configuration asks for. It does not wait
 // for a Redis server: the gateway starts without it, as it goes on without it.
-func openStore(c config.Redis, log *slog.Logger) (*store, error) {
+func openStore(c config.Redis, m *metrics, log *slog.Logger) (*store, error) {
 	s := new(store)
 	url := c.URL
 	switch url {
 	case "":
-		s.Limiter = limiter.NewMemory(nil)
+		s.memory = limiter.NewMemory(&limiter.MemoryOptions{Observer: m.Limiter()})
+		s.Limiter = s.memory
 		return s, nil
 	case config.Embedded:
 		server, err := miniredis.Run()
@@ -67,10 +73,11 @@ func openStore(c config.Redis, log *slog.Logger) (*store, error) {
 			diagnose(ctx, backend, log)
 		}()
 	}
+	s.outages = &outages{log: log, noisy: seldom(log), next: m.Failover("redis"), whenDown: failover.Mode(c.WhenDown)}
 	s.Limiter = failover.New(backend, failover.Mode(c.WhenDown), &failover.Options{
 		Budget:    time.Duration(c.Budget),
 		Instances: int(c.Instances),
-		Observer:  outages{log},
+		Observer:  s.outages,
 	})
 	return s, nil
 }
@@ -97,18 +104,54 @@ func (s *store) Close() {
 	}
 }
 
-// outages logs when the backend goes away and when it is back.
-type outages struct{ log *slog.Logger }
+// checks says when the server is away.
+func (s *store) checks() []check {
+	if s.outages == nil {
+		return nil
+	}
+	return []check{{"redis", s.outages.why}}
+}
 
-func (o outages) Observe(_ context.Context, e limiter.Event) {
+// collectors returns what is asked at each scrape.
+func (s *store) collectors() []prometheus.Collector {
+	if s.memory == nil {
+		return nil
+	}
+	return []prometheus.Collector{weirprom.Memory("quotas", s.memory)}
+}
+
+// outages logs when the backend goes away and when it is back, once each, and
+// what it fails with in between at most once a second.
+type outages struct {
+	log, noisy *slog.Logger
+	next       limiter.Observer
+	whenDown   failover.Mode
+	since      atomic.Pointer[time.Time] // nil: it is not away
+}
+
+func (o *outages) Observe(ctx context.Context, e limiter.Event) {
 	switch e.Kind {
 	case limiter.EventFailure:
-		o.log.Debug("Redis did not answer", "error", e.Err)
+		o.noisy.Warn("Redis did not answer", "error", e.Err)
 	case limiter.EventBreakerOpen:
-		o.log.Error("Redis is away: see redis.when_down for how limits are held meanwhile")
+		if now := time.Now(); o.since.CompareAndSwap(nil, &now) { // else a probe failed, and it is away as before
+			o.log.Error("Redis is away: see redis.when_down for how limits are held meanwhile", "when_down", o.whenDown.String())
+		}
 	case limiter.EventBreakerClosed:
-		o.log.Info("Redis is back")
+		if since := o.since.Swap(nil); since != nil {
+			o.log.Info("Redis is back", "after", time.Since(*since))
+		}
 	}
+	o.next.Observe(ctx, e)
+}
+
+// why is empty while the server answers.
+func (o *outages) why() string {
+	since := o.since.Load()
+	if since == nil {
+		return ""
+	}
+	return fmt.Sprintf("Redis has been away since %s; redis.when_down is %v", since.UTC().Format(time.RFC3339), o.whenDown)
 }
 
 // describe prints where quotas are counted, unless it is in memory.

@@ -27,7 +27,10 @@ const maxHeaderBytes = 32 << 10
 type server struct {
 	http     *http.Server
 	proxies  []*proxy.Proxy
+	leave    time.Duration
 	shutdown time.Duration
+	health   *health
+	metrics  *metrics
 	log      *slog.Logger
 
 	cut      context.CancelCauseFunc // cancels every request
@@ -37,15 +40,19 @@ type server struct {
 // errShutdown is why requests are cancelled that did not end in time.
 var errShutdown = errors.New("the gateway shuts down")
 
-func newServer(h http.Handler, proxies []*proxy.Proxy, t config.Timeouts, log *slog.Logger) *server {
+func newServer(h http.Handler, proxies []*proxy.Proxy, t config.Timeouts, state *health, m *metrics, log *slog.Logger) *server {
 	ctx, cut := context.WithCancelCause(context.Background())
-	s := &server{proxies: proxies, shutdown: time.Duration(t.Shutdown), log: log, cut: cut}
+	s := &server{
+		proxies: proxies, leave: time.Duration(t.Leave), shutdown: time.Duration(t.Shutdown),
+		health: state, metrics: m, log: log, cut: cut,
+	}
 	s.http = &http.Server{
 		Handler:           s.counted(lingering(h, time.Duration(t.Stall))),
 		ReadHeaderTimeout: time.Duration(t.ReadHeader),
 		IdleTimeout:       time.Duration(t.Idle),
 		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		ErrorLog:          slog.NewLogLogger(serverLog(log), slog.LevelWarn),
+		ConnState:         m.connection,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
 	return s
@@ -59,6 +66,8 @@ func (s *server) counted(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.inFlight.RLock()
 		defer s.inFlight.RUnlock()
+		s.metrics.inFlight.Inc()
+		defer s.metrics.inFlight.Dec()
 		next.ServeHTTP(w, r)
 	})
 }
@@ -87,8 +96,11 @@ func (s *server) serve(ln net.Listener, signals <-chan os.Signal) error {
 	case err := <-failed:
 		return err
 	case sig := <-signals:
-		s.log.Info("no new connections: waiting for requests in flight", "signal", sig.String(), "at_most", s.shutdown)
+		s.log.Info("not ready any more", "signal", sig.String())
 	}
+	s.health.draining.Store(true)
+	s.takeLeave(signals)
+	s.log.Info("no new connections: waiting for requests in flight", "at_most", s.shutdown)
 	ctx, cancel := context.WithTimeout(context.Background(), s.shutdown)
 	defer cancel()
 	go func() {
@@ -100,6 +112,20 @@ func (s *server) serve(ln net.Listener, signals <-chan os.Signal) error {
 	}()
 	s.drain(ctx)
 	return nil
+}
+
+// takeLeave gives whoever asks /readyz the time to send new clients elsewhere.
+// Those that are here are asked to open their next connection elsewhere, too.
+func (s *server) takeLeave(signals <-chan os.Signal) {
+	if s.leave == 0 {
+		return
+	}
+	s.http.SetKeepAlivesEnabled(false)
+	s.log.Info("new connections are taken for a while yet", "leave", s.leave)
+	select {
+	case <-signals: // whoever sends a third one wants it to end at once
+	case <-time.After(s.leave):
+	}
 }
 
 // drain returns when no handler runs any more. When ctx ends it cancels the

@@ -2,7 +2,11 @@
 // once, each with the line and column where it stands.
 package config
 
-import "reflect"
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"reflect"
+)
 
 // A Config says what the gateway does. The tags are the whole schema: the name
 // of each field in the file, its default, and whether it must be given.
@@ -13,7 +17,13 @@ type Config struct {
 	Redis    Redis    `yaml:"redis"`
 	Timeouts Timeouts `yaml:"timeouts"`
 	Admin    Admin    `yaml:"admin"`
+	Log      Log      `yaml:"log"`
 	Routes   []Route  `yaml:"routes" required:"true"`
+
+	// Hash is the beginning of the SHA-256 of the file, as sha256sum prints it:
+	// two gateways with the same one do the same, but for their flags. Empty: no
+	// file.
+	Hash string
 }
 
 // Audit says where exchanges are recorded and how much memory that may take.
@@ -31,7 +41,8 @@ type Timeouts struct {
 	ReadHeader Duration         `yaml:"read_header" default:"5s"` // from the first byte of a request to the end of its header
 	Idle       Duration         `yaml:"idle" default:"60s"`       // of a kept connection between two requests
 	Stall      Duration         `yaml:"stall" default:"60s"`      // of a body that does not move, from or to the client
-	Shutdown   Duration         `yaml:"shutdown" default:"15s"`   // for requests in flight after SIGTERM
+	Leave      Duration         `yaml:"leave"`                    // after SIGTERM, while /readyz says 503 and new connections are still taken
+	Shutdown   Duration         `yaml:"shutdown" default:"15s"`   // for requests in flight after that
 	Upstream   UpstreamTimeouts `yaml:"upstream"`
 }
 
@@ -59,6 +70,8 @@ func Parse(file string, data []byte) (*Config, error) {
 	if len(d.faults) > 0 {
 		return nil, d.faults.sorted()
 	}
+	sum := sha256.Sum256(data)
+	c.Hash = hex.EncodeToString(sum[:6])
 	return c, nil
 }
 
