@@ -33,8 +33,8 @@ func dangers(c *config.Config) []string {
 	var found []string
 	say := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
 	for _, p := range c.Trust {
-		if p.Bits() == 0 {
-			say("trust has %v: every client can choose the address it is known by, and so escape limits by address", p)
+		if p.Bits() < 8 {
+			say("trust has %v: every client there can choose the address it is known by, and so escape limits by address", p)
 		}
 	}
 	if a := c.Admin.Listen; a != "" && !isLoopback(string(a)) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/goweir/weir/adapters/weirprom"
 	"github.com/goweir/weir/examples/gateway/internal/config"
@@ -52,6 +53,7 @@ func openStore(c config.Redis, m *metrics, log *slog.Logger) (*store, error) {
 	default:
 		s.about = fmt.Sprintf("limits are shared through Redis; while it is away: %v", failover.Mode(c.WhenDown))
 	}
+	redis.SetLogger(poolLog{seldom(log)})
 	client, err := redislimiter.Open(url)
 	if err != nil {
 		s.Close()
@@ -143,6 +145,14 @@ func (o *outages) Observe(ctx context.Context, e limiter.Event) {
 		}
 	}
 	o.next.Observe(ctx, e)
+}
+
+// A poolLog takes what go-redis would write to standard error by itself: a line
+// for each connection that cannot be opened.
+type poolLog struct{ log *slog.Logger }
+
+func (p poolLog) Printf(_ context.Context, format string, args ...any) {
+	p.log.Warn("the Redis client", "says", fmt.Sprintf(format, args...))
 }
 
 // why is empty while the server answers.
