@@ -7,6 +7,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"syscall"
 
 	"github.com/goweir/weir/examples/gateway/internal/config"
+	"github.com/goweir/weir/examples/gateway/internal/demo"
 )
 
 // What run returns, and the process with it.
@@ -35,9 +37,9 @@ func main() {
 
 // run is the program. The first signal ends it gently, the second at once.
 func run(signals <-chan os.Signal, args []string, stdout, stderr io.Writer) int {
-	c, demo, err := load(args, stderr)
+	c, try, err := load(args, stderr)
 	if err == nil {
-		err = serve(c, demo, signals, stdout, stderr)
+		err = serve(c, try, signals, stdout, stderr)
 	}
 	if err == nil || errors.Is(err, flag.ErrHelp) {
 		return exitOK
@@ -51,29 +53,34 @@ func run(signals <-chan os.Signal, args []string, stdout, stderr io.Writer) int 
 }
 
 // serve runs the gateway until a signal ends it.
-func serve(c *config.Config, withTour bool, signals <-chan os.Signal, stdout, stderr io.Writer) (err error) {
+func serve(c *config.Config, try try, signals <-chan os.Signal, stdout, stderr io.Writer) (err error) {
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	ln, err := net.Listen("tcp", string(c.Listen))
 	if err != nil {
 		return err
 	}
 	defer ln.Close()
-	demo, err := startDemo(c.Routes, log)
+	upstream, err := startDemo(c.Routes, log)
 	if err != nil {
 		return err
 	}
-	defer demo.Close()
+	defer upstream.Close()
 	quotas, err := openStore(c.Redis, log)
 	if err != nil {
 		return err
 	}
 	defer quotas.Close()
-	audit, err := openAudit(c.Audit, stdout, log)
+	var audit *audit
+	admin, err := openAdmin(c.Admin, func() int64 { return audit.queue.Stats().Dropped() }, log)
 	if err != nil {
 		return err
 	}
+	defer admin.Close()
+	if audit, err = openAudit(c.Audit, stdout, admin.sink(), log); err != nil {
+		return err
+	}
 	defer func() { err = errors.Join(err, audit.close()) }()
-	gateway, proxies, err := newGateway(c, demo.URL, quotas, audit.queue, audit.failed, log)
+	gateway, proxies, err := newGateway(c, upstream.URL, quotas, audit.queue, audit.failed, admin.inspector, log)
 	if err != nil {
 		return usageError{err}
 	}
@@ -84,8 +91,15 @@ func serve(c *config.Config, withTour bool, signals <-chan os.Signal, stdout, st
 	fmt.Fprintf(stdout, "weir gateway listening on %s\n", base)
 	describe(stdout, c)
 	quotas.describe(stdout)
-	if withTour {
+	admin.describe(stdout)
+	admin.start()
+	if try.tour {
 		tour(stdout, base, c.Audit.File)
+	}
+	if try.traffic {
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		go demo.Traffic(ctx, base)
 	}
 	return newServer(gateway, proxies, c.Timeouts, log).serve(ln, signals)
 }
