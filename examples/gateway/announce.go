@@ -38,7 +38,7 @@ func dangers(c *config.Config) []string {
 		}
 	}
 	if a := c.Admin.Listen; a != "" && !isLoopback(string(a)) {
-		say("admin.listen is %s: whoever reaches it sees metrics, and by profiles what is in memory", a)
+		say("admin.listen is %s: whoever reaches it sees metrics, by profiles what is in memory, and by reading the traffic the inspector's token", a)
 	}
 	if c.Admin.Actions {
 		say("admin.actions: whoever has the inspector's token can change what is limited")

@@ -27,8 +27,8 @@ type audit struct {
 }
 
 // openAudit appends to the file of c, which only its owner may read: it holds
-// what passes. "-" is stdout.
-func openAudit(c config.Audit, stdout io.Writer, observer capture.Observer, log *slog.Logger) (*audit, error) {
+// what passes. "-" is stdout. live, if not nil, gets the records first.
+func openAudit(c config.Audit, stdout io.Writer, live capture.Sink, observer capture.Observer, log *slog.Logger) (*audit, error) {
 	a := &audit{log: log}
 	if c.File != "-" {
 		f, err := openAuditFile(c)
@@ -37,7 +37,15 @@ func openAudit(c config.Audit, stdout io.Writer, observer capture.Observer, log 
 		}
 		a.file, stdout = f, f
 	}
-	a.queue = capture.Async(capture.JSONL(stdout), &capture.AsyncOptions{OnError: a.failed, Observer: observer})
+	sink := capture.JSONL(stdout)
+	if live != nil {
+		file := sink
+		sink = capture.SinkFunc(func(ctx context.Context, x *capture.Exchange) error {
+			_ = live.Record(ctx, x) // what is too large for it is in the file
+			return file.Record(ctx, x)
+		})
+	}
+	a.queue = capture.Async(sink, &capture.AsyncOptions{OnError: a.failed, Observer: observer})
 	return a, nil
 }
 

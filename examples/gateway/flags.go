@@ -19,10 +19,15 @@ var builtIn []byte
 // started.
 type usageError struct{ error }
 
-// load turns the command line into the configuration to run, and says whether it
-// is the one built in. It prints what -h asks for to stderr, and returns
-// flag.ErrHelp.
-func load(args []string, stderr io.Writer) (c *config.Config, isBuiltIn bool, err error) {
+// A try says what there is to try out.
+type try struct {
+	tour    bool // the configuration is the one built in
+	traffic bool // send some
+}
+
+// load turns the command line into the configuration to run. It prints what -h
+// asks for to stderr, and returns flag.ErrHelp.
+func load(args []string, stderr io.Writer) (c *config.Config, t try, err error) {
 	flags := flag.NewFlagSet("gateway", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // errors are printed once, by run
 	var (
@@ -31,6 +36,7 @@ func load(args []string, stderr io.Writer) (c *config.Config, isBuiltIn bool, er
 		file     = flags.String("config", "", "read the configuration from `FILE`")
 		audit    = flags.String("audit", "", "record exchanges in `FILE`; - is standard output")
 		redis    = flags.String("redis", "", "share limits through the Redis server at `URL`; \"embedded\" is one inside, for trying out")
+		traffic  = flags.Bool("traffic", false, "send gentle traffic through the configuration that is built in, a misbehaving client among it")
 	)
 	flags.Func("listen", "listen on `ADDR`, such as 127.0.0.1:8080; port 0 takes any that is free", func(s string) error {
 		return listen.UnmarshalText([]byte(s))
@@ -43,9 +49,9 @@ func load(args []string, stderr io.Writer) (c *config.Config, isBuiltIn bool, er
 			flags.SetOutput(stderr)
 			fmt.Fprintln(stderr, "usage: gateway [flags]\n\nWith neither -config nor -upstream it serves a demo.")
 			flags.PrintDefaults()
-			return nil, false, err
+			return nil, t, err
 		}
-		return nil, false, usageError{err}
+		return nil, t, usageError{err}
 	}
 	var faults []error
 	if flags.NArg() > 0 {
@@ -54,6 +60,10 @@ func load(args []string, stderr io.Writer) (c *config.Config, isBuiltIn bool, er
 	if *file != "" && upstream != "" {
 		faults = append(faults, errors.New("-config and -upstream exclude each other: a configuration names its upstreams"))
 	}
+	t = try{tour: *file == "" && upstream == "", traffic: *traffic}
+	if t.traffic && !t.tour {
+		faults = append(faults, errors.New("-traffic is for the configuration that is built in: leave out -config and -upstream"))
+	}
 	c, err = choose(*file, upstream)
 	if err != nil {
 		faults = append(faults, err)
@@ -61,9 +71,9 @@ func load(args []string, stderr io.Writer) (c *config.Config, isBuiltIn bool, er
 	if len(faults) > 0 {
 		err := errors.Join(faults...)
 		if _, unreadable := errors.AsType[*fs.PathError](err); unreadable && len(faults) == 1 {
-			return nil, false, err
+			return nil, t, err
 		}
-		return nil, false, usageError{err}
+		return nil, t, usageError{err}
 	}
 	if listen != "" {
 		c.Listen = listen
@@ -74,7 +84,7 @@ func load(args []string, stderr io.Writer) (c *config.Config, isBuiltIn bool, er
 	if *redis != "" {
 		c.Redis.URL = *redis
 	}
-	return c, *file == "" && upstream == "", nil
+	return c, t, nil
 }
 
 // choose returns the configuration of the file, or one that forwards everything

@@ -13,19 +13,20 @@ import (
 	"github.com/goweir/weir/capture/decoders"
 	"github.com/goweir/weir/clientip"
 	"github.com/goweir/weir/examples/gateway/internal/config"
+	"github.com/goweir/weir/examples/gateway/internal/inspect"
 	"github.com/goweir/weir/limiter"
 	"github.com/goweir/weir/proxy"
 )
 
 // newGateway builds the chain:
 //
-//	clientip -> match -> capture -> noteCut -> refuseOdd -> mux -> limiter -> proxy
+//	clientip -> match -> inspector -> capture -> noteCut -> refuseOdd -> mux -> limiter -> proxy
 //
 // Matching comes before capture, so that the record of every request has its
 // route, and capture before the limits, so that refusals and requests for which
-// there is no route are recorded too. The proxies, one a route, are returned for
-// their tunnels to be drained.
-func newGateway(c *config.Config, demo string, quotas limiter.Limiter, sink capture.Sink, budget *capture.Budget, lost func(error), m *metrics, log *slog.Logger) (http.Handler, []*proxy.Proxy, error) {
+// there is no route are recorded too. in is nil without an inspector. The proxies,
+// one a route, are returned for their tunnels to be drained.
+func newGateway(c *config.Config, demo string, quotas limiter.Limiter, sink capture.Sink, budget *capture.Budget, lost func(error), in *inspect.Inspector, m *metrics, log *slog.Logger) (http.Handler, []*proxy.Proxy, error) {
 	trust := make([]netip.Prefix, len(c.Trust))
 	for i, p := range c.Trust {
 		trust[i] = p.Prefix
@@ -35,14 +36,16 @@ func newGateway(c *config.Config, demo string, quotas limiter.Limiter, sink capt
 		return nil, nil, err
 	}
 	var proxies []*proxy.Proxy
+	var shown []inspect.Route
 	mux := http.NewServeMux()
 	bodiless := map[string]bool{} // by pattern
 	for i, r := range c.Routes {
-		h, p, err := newRoute(r, c.Timeouts, demo, quotas, resolver, m, log)
+		h, p, limits, err := newRoute(r, c.Timeouts, demo, quotas, resolver, in, m, log)
 		if err != nil {
 			return nil, nil, fmt.Errorf("routes[%d]: %w", i, err)
 		}
 		proxies = append(proxies, p)
+		shown = append(shown, inspect.Route{Pattern: r.Path.Text, Limits: limits, Proxy: p})
 		mux.Handle(r.Path.Text, h)
 		bodiless[r.Path.Text] = !r.Capture
 	}
@@ -55,12 +58,20 @@ func newGateway(c *config.Config, demo string, quotas limiter.Limiter, sink capt
 		}
 		return true
 	}
-	record := capture.Middleware(sink, opts)
-	return resolver.Middleware(match(mux, record(noteCut(refuseOdd(mux))))), proxies, nil
+	if in != nil {
+		in.Show(shown)
+		opts.Observer = captureObservers{m.Capture(), in.CaptureObserver()}
+	}
+	chain := capture.Middleware(sink, opts)(noteCut(refuseOdd(mux)))
+	if in != nil {
+		chain = in.Middleware(chain)
+	}
+	return resolver.Middleware(match(mux, chain)), proxies, nil
 }
 
-// newRoute returns what answers the requests of one route, and the proxy in it.
-func newRoute(r config.Route, t config.Timeouts, demo string, quotas limiter.Limiter, resolver *clientip.Resolver, m *metrics, log *slog.Logger) (http.Handler, *proxy.Proxy, error) {
+// newRoute returns what answers the requests of one route, the proxy in it, and
+// its limits if an inspector shows them.
+func newRoute(r config.Route, t config.Timeouts, demo string, quotas limiter.Limiter, resolver *clientip.Resolver, in *inspect.Inspector, m *metrics, log *slog.Logger) (http.Handler, *proxy.Proxy, *inspect.Limits, error) {
 	upstreams := make([]proxy.Upstream, len(r.Upstreams))
 	for i, u := range r.Upstreams {
 		upstreams[i].URL = string(u)
@@ -68,7 +79,7 @@ func newRoute(r config.Route, t config.Timeouts, demo string, quotas limiter.Lim
 			upstreams[i].URL = demo
 		}
 	}
-	p, err := proxy.New(proxy.Config{
+	cfg := proxy.Config{
 		Upstreams:   upstreams,
 		StripPrefix: r.StripPrefix.Text,
 		Trust:       resolver,
@@ -80,23 +91,33 @@ func newRoute(r config.Route, t config.Timeouts, demo string, quotas limiter.Lim
 			UpstreamIdle:   time.Duration(t.Upstream.Idle),
 			ClientIdle:     time.Duration(t.Stall),
 		},
-	})
-	if err != nil || len(r.Limits) == 0 {
-		return p, p, err
 	}
-	rules := make(limiter.Rules, len(r.Limits))
+	if in != nil {
+		cfg.Observer = proxyObservers{m.Proxy(), in.ProxyObserver()}
+	}
+	p, err := proxy.New(cfg)
+	if err != nil || len(r.Limits) == 0 {
+		return p, p, nil, err
+	}
+	rules, by := make(limiter.Rules, len(r.Limits)), make([]string, len(r.Limits))
 	for i, l := range r.Limits {
-		rules[i] = limiter.Rule{Policy: l.Policy(), Key: l.Key.Func()}
+		rules[i], by[i] = limiter.Rule{Policy: l.Policy(), Key: l.Key.Func()}, l.Key.String()
 	}
 	if err := rules.Validate(); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	note := func(r *http.Request, d limiter.Decision) {
 		if !d.Allowed {
 			capture.From(r.Context()).Refused(refuser(rules, d))
 		}
 	}
-	return limiter.Middleware(quotas, rules, &limiter.Options{OnDecision: note, Observer: m.Limiter()})(p), p, nil
+	opts := limiter.Options{OnDecision: note, Observer: m.Limiter()}
+	if in == nil {
+		return limiter.Middleware(quotas, rules, &opts)(p), p, nil, nil
+	}
+	opts.Observer = limiterObservers{m.Limiter(), in.LimiterObserver()}
+	limits := in.Limits(quotas, rules, by, opts)
+	return limits.Middleware(p), p, limits, nil
 }
 
 // refuser names what refused a request, for its record.

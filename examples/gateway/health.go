@@ -117,11 +117,20 @@ func newLookout(h *health, m *metrics, log *slog.Logger) http.Handler {
 	// pprof.Cmdline is left out: a command line may have a password in it, and
 	// pprof.Index would find it by its name.
 	mux.Handle("GET /debug/pprof/cmdline", http.NotFoundHandler())
-	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/profile", patient(pprof.Profile))
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("POST /debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	mux.HandleFunc("GET /debug/pprof/trace", patient(pprof.Trace))
 	return mux
+}
+
+// patient lets h take longer than the server gives a client to send its request:
+// when that time is over, net/http takes the client for gone.
+func patient(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+		h(w, r)
+	}
 }
 
 // lookInto shows health and metrics the pieces of a chain, of which the first is

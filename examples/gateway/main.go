@@ -7,6 +7,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/goweir/weir/capture"
 	"github.com/goweir/weir/examples/gateway/internal/config"
+	"github.com/goweir/weir/examples/gateway/internal/demo"
 )
 
 // What run returns, and the process with it.
@@ -36,9 +38,9 @@ func main() {
 
 // run is the program. The first signal ends it gently, the second at once.
 func run(signals <-chan os.Signal, args []string, stdout, stderr io.Writer) int {
-	c, demo, err := load(args, stderr)
+	c, try, err := load(args, stderr)
 	if err == nil {
-		err = serve(c, demo, signals, stdout, stderr)
+		err = serve(c, try, signals, stdout, stderr)
 	}
 	if err == nil || errors.Is(err, flag.ErrHelp) {
 		return exitOK
@@ -52,7 +54,7 @@ func run(signals <-chan os.Signal, args []string, stdout, stderr io.Writer) int 
 }
 
 // serve runs the gateway until a signal ends it.
-func serve(c *config.Config, withTour bool, signals <-chan os.Signal, stdout, stderr io.Writer) (err error) {
+func serve(c *config.Config, try try, signals <-chan os.Signal, stdout, stderr io.Writer) (err error) {
 	log := newLog(c.Log, stderr)
 	state, counts := newHealth(), newMetrics()
 	ln, err := net.Listen("tcp", string(c.Listen))
@@ -60,23 +62,28 @@ func serve(c *config.Config, withTour bool, signals <-chan os.Signal, stdout, st
 		return err
 	}
 	defer ln.Close()
-	demo, err := startDemo(c.Routes, log)
+	upstream, err := startDemo(c.Routes, log)
 	if err != nil {
 		return err
 	}
-	defer demo.Close()
+	defer upstream.Close()
 	quotas, err := openStore(c.Redis, counts, log)
 	if err != nil {
 		return err
 	}
 	defer quotas.Close()
-	audit, err := openAudit(c.Audit, stdout, counts.Capture(), log)
+	var audit *audit
+	admin, err := openAdmin(c.Admin, newLookout(state, counts, log), func() int64 { return audit.queue.Stats().Dropped() }, log)
 	if err != nil {
+		return err
+	}
+	defer admin.Close()
+	if audit, err = openAudit(c.Audit, stdout, admin.sink(), counts.Capture(), log); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, audit.close()) }()
 	budget := capture.NewBudget(int64(c.Audit.Budget))
-	gateway, proxies, err := newGateway(c, demo.URL, quotas, audit.queue, budget, audit.failed, counts, log)
+	gateway, proxies, err := newGateway(c, upstream.URL, quotas, audit.queue, budget, audit.failed, admin.inspector, counts, log)
 	if err != nil {
 		return usageError{err}
 	}
@@ -87,23 +94,24 @@ func serve(c *config.Config, withTour bool, signals <-chan os.Signal, stdout, st
 	now := time.Now()
 	state.configured(c.Hash, now, checks)
 	counts.configured(c.Hash, now)
-	lookout, err := startLookout(c.Admin, newLookout(state, counts, log), log)
-	if err != nil {
-		return err
-	}
-	defer lookout.Close()
 	defer watchHeap(c, counts, log)()
 	if c.Audit.File == "-" {
 		stdout = stderr // leave stdout to the records
 	}
 	base := "http://" + ln.Addr().String()
 	fmt.Fprintf(stdout, "weir gateway listening on %s\n", base)
-	lookout.describe(stdout)
 	describe(stdout, c)
 	quotas.describe(stdout)
-	if withTour {
+	admin.describe(stdout)
+	admin.start()
+	if try.tour {
 		tour(stdout, base, c.Audit.File)
 	}
 	announce(c, state.build, log)
+	if try.traffic {
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		go demo.Traffic(ctx, base)
+	}
 	return newServer(gateway, proxies, c.Timeouts, state, counts, log).serve(ln, signals)
 }
