@@ -18,14 +18,14 @@ import (
 
 var screenshots = flag.String("screenshots", "", "write pictures of the inspector into this `folder`")
 
-// A browser is a headless Chromium with a fresh profile.
-type browser struct {
+// A browserTab is one page of a headless Chromium with a fresh profile.
+type browserTab struct {
 	ctx      context.Context
 	mu       sync.Mutex
 	problems []string // what its console complained of
 }
 
-func newBrowser(t *testing.T) *browser {
+func newBrowser(t *testing.T) *browserTab {
 	t.Helper()
 	path, err := exec.LookPath("chromium")
 	if err != nil {
@@ -44,7 +44,7 @@ func newBrowser(t *testing.T) *browser {
 	ctx, timeout := context.WithTimeout(context.Background(), 90*time.Second)
 	ctx, stop := chromedp.NewExecAllocator(ctx, opts...)
 	ctx, cancel := chromedp.NewContext(ctx)
-	b := &browser{ctx: ctx}
+	b := &browserTab{ctx: ctx}
 	t.Cleanup(func() {
 		_ = chromedp.Cancel(ctx)
 		cancel()
@@ -73,7 +73,7 @@ func newBrowser(t *testing.T) *browser {
 }
 
 // do fails the test if an action does.
-func (b *browser) do(t *testing.T, actions ...chromedp.Action[chromedp.Void]) {
+func (b *browserTab) do(t *testing.T, actions ...chromedp.Action[chromedp.Void]) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, 20*time.Second)
 	defer cancel()
@@ -82,13 +82,13 @@ func (b *browser) do(t *testing.T, actions ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
-func (b *browser) click(t *testing.T, selector string) {
+func (b *browserTab) click(t *testing.T, selector string) {
 	t.Helper()
 	b.do(t, chromedp.Click(chromedp.CSS(selector)))
 }
 
 // await waits until a JavaScript expression is true.
-func (b *browser) await(t *testing.T, expression string) {
+func (b *browserTab) await(t *testing.T, expression string) {
 	t.Helper()
 	for deadline := time.Now().Add(15 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		if eval[bool](t, b, expression) {
@@ -101,7 +101,7 @@ func (b *browser) await(t *testing.T, expression string) {
 }
 
 // eval returns the value of a JavaScript expression.
-func eval[T any](t *testing.T, b *browser, expression string) T {
+func eval[T any](t *testing.T, b *browserTab, expression string) T {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, 20*time.Second)
 	defer cancel()
@@ -113,7 +113,7 @@ func eval[T any](t *testing.T, b *browser, expression string) T {
 }
 
 // complaints returns what the console has complained of since the last call.
-func (b *browser) complaints() []string {
+func (b *browserTab) complaints() []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	p := b.problems
@@ -122,7 +122,7 @@ func (b *browser) complaints() []string {
 }
 
 // shoot writes a picture, if pictures are wanted.
-func (b *browser) shoot(t *testing.T, name string) {
+func (b *browserTab) shoot(t *testing.T, name string) {
 	t.Helper()
 	if *screenshots == "" {
 		return
@@ -137,7 +137,7 @@ func (b *browser) shoot(t *testing.T, name string) {
 }
 
 // scheme sets whether the page is to be light or dark.
-func (b *browser) scheme(t *testing.T, name string) {
+func (b *browserTab) scheme(t *testing.T, name string) {
 	t.Helper()
 	b.do(t, func(ctx context.Context, target *chromedp.Target) (v chromedp.Void, err error) {
 		_, err = cdp.Call(ctx, target, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{

@@ -59,8 +59,15 @@ func rowOf(n int64, x *capture.Exchange, t *trace) row {
 		first = x.Duration
 	}
 	r.Waiting, r.Limiter = millis(t.Waiting), millis(t.Limiter)
-	r.Upstream = millis(max(0, first-t.Waiting-t.Limiter))
 	r.Body = millis(max(0, x.Duration-first))
+	switch rest := millis(max(0, first-t.Waiting-t.Limiter)); {
+	case len(t.Attempts) > 0:
+		r.Upstream = rest
+	case len(t.Decisions) > 0: // the refusal was all there was to do
+		r.Limiter += rest
+	default:
+		r.Body += rest
+	}
 	if n := len(t.Attempts); n > 0 {
 		r.Asked = t.Attempts[n-1].Upstream
 	}

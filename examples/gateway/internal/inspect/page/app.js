@@ -150,7 +150,7 @@ function term(word) {
 function chip(r) {
   if (r.fallback) return el("span", { class: "chip warn" }, el("b", {}, "fallback"), r.fallback);
   if (r.verdict === "refused") {
-    return el("span", { class: "chip refused" }, el("b", {}, r.policy), r.retry_ms ? "again in " + duration(r.retry_ms) : "refused");
+    return el("span", { class: "chip refused" }, el("b", {}, r.policy), r.retry_ms ? el("span", { title: "the same fits then" }, "in " + duration(r.retry_ms)) : "refused");
   }
   if (r.refused_by) return el("span", { class: "chip refused" }, el("b", {}, r.refused_by), "refused");
   if (r.verdict === "shadow") return el("span", { class: "chip shadow" }, el("b", {}, r.policy), "shadow");
@@ -163,7 +163,7 @@ function chip(r) {
 function rowNode(r) {
   const cell = (cls, ...c) => el("td", { class: cls, role: "cell" }, ...c);
   const tr = el("tr", { role: "row", tabindex: -1, "data-n": r.n, class: "new", title: r.route ? "route " + r.route : "no route" },
-    cell("time", clock(r.at)), cell("st", el("span", { class: "status " + statusClass(r.status) }, r.status || "—")),
+    cell("time", clock(r.at).slice(0, 8), el("span", { class: "frac" }, clock(r.at).slice(8))), cell("st", el("span", { class: "status " + statusClass(r.status) }, r.status || "—")),
     cell("req", el("span", { class: "method" }, r.method), el("span", { class: "path" }, r.path, r.query ? el("span", { class: "query" }, "?" + r.query) : "")),
     cell("client", r.client || ""), cell("num", bytes(r.size)),
     cell("tk", el("div", { class: "took" }, el("span", { class: "ms" }, duration(r.ms)), spans(r))), cell("by", chip(r)));

@@ -77,7 +77,7 @@ function curl(x) {
 
 const rate = (d) => `${number(d.limit)} in ${duration(d.window / 1e6)}` + (d.capacity !== d.limit ? `, ${number(d.capacity)} at once` : "");
 
-function why(d, c, now) {
+function why(d, c, now, brief) {
   const parts = [];
   const title = { refused: "Why it was refused", shadow: "A shadow would have refused it", failed: "Nobody could decide" }[d.verdict] || "What is left";
   parts.push(el("h3", {}, title));
@@ -87,7 +87,7 @@ function why(d, c, now) {
     parts.push(el("p", {}, el("b", {}, d.policy), ` allows ${rate(d)} (${d.algorithm}). It asked for ${d.cost}; ${left || "nothing was left"}` +
       (d.verdict === "allowed" ? " afterwards." : d.retry >= 2 ** 62 ? ". It can never fit." : `. The same fits after ${duration(d.retry / 1e6)}.`)));
   }
-  if (c) parts.push(curve(c, d, now));
+  if (c && !brief) parts.push(curve(c, d, now));
   if (d.key) parts.push(el("p", { class: "small" }, "key ", el("code", {}, d.key), ` · decided by ${d.source}`, d.delay ? ` · held for ${duration(d.delay / 1e6)}` : ""));
   return el("div", { class: "card" + (d.verdict === "allowed" ? "" : " why") }, parts);
 }
@@ -99,10 +99,10 @@ function detailView(data, actions) {
   const decisions = t.decisions || [];
   const order = { failed: 0, refused: 1, shadow: 2, allowed: 3, spared: 4 };
   const cards = [...decisions].sort((a, b) => order[a.verdict] - order[b.verdict]).filter((d) => d.verdict !== "spared")
-    .map((d) => {
+    .map((d, i) => {
       const c = curves.find((c) => c.policy === d.policy && c.key === d.key);
-      const card = why(d, c, now);
-      if (actions && c) card.append(el("div", { class: "line" }, actions.resetButton(d.policy, d.key)));
+      const card = why(d, c, now, i > 0 && d.verdict === "allowed");
+      if (c && i === 0) card.append(el("div", { class: "line" }, actions.resetButton(d.policy, d.key)));
       return card;
     });
   const spared = decisions.filter((d) => d.verdict === "spared").map((d) => d.policy);

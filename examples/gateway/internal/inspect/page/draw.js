@@ -32,11 +32,11 @@ function duration(ms) {
   if (ms === undefined) return "";
   if (ms < 0.001) return "0";
   if (ms < 1) return Math.round(ms * 1000) + " µs";
-  if (ms < 10) return ms.toFixed(1) + " ms";
+  if (ms < 10) return Number(ms.toFixed(1)) + " ms";
   if (ms < 1000) return Math.round(ms) + " ms";
-  if (ms < 60e3) return (ms / 1000).toFixed(ms < 10e3 ? 1 : 0) + " s";
+  if (ms < 60e3) return Number((ms / 1000).toFixed(ms < 10e3 ? 1 : 0)) + " s";
   if (ms < 3600e3) return Math.round(ms / 60e3) + " min";
-  return (ms / 3600e3).toFixed(1) + " h";
+  return Number((ms / 3600e3).toFixed(1)) + " h";
 }
 
 function bytes(n) {
@@ -158,7 +158,7 @@ function curve(c, d, now) {
   if (path) parts.push(svg("path", { class: "area", d: `${path}L${x(at).toFixed(1)} ${y(0)}L${points[0][0].toFixed(1)} ${y(0)}Z` }), svg("path", { class: "level", d: path }));
   parts.push(svg("path", { class: "soon", d: soon.map((p, i) => (i ? "L" : "M") + p[0].toFixed(1) + " " + p[1].toFixed(1)).join("") }));
   if (d.cost > 0 && d.cost <= top && d.verdict !== "allowed") parts.push(svg("line", { class: "need", x1: L, x2: W - R, y1: y(d.cost), y2: y(d.cost) }));
-  parts.push(svg("line", { class: "now", x1: x(at), x2: x(at), y1: T - 6, y2: H - B }), label(x(at), "this request", 0));
+  parts.push(svg("line", { class: "now", x1: x(at), x2: x(at), y1: T - 6, y2: H - B }), label(x(at), "this request", 0), label(L, duration(at - begin) + " before", 0, "start"));
   if (retry) {
     parts.push(svg("line", { class: "fits", x1: x(at + retry), x2: x(at + retry), y1: T, y2: H - B }),
       svg("circle", { class: "ok", cx: x(at + retry), cy: y(isBucket(c.algorithm) ? levelAt(c, at, d.level, at + retry) : Math.min(top, d.level + 1)), r: 3.4 }),
