@@ -13,13 +13,13 @@ import (
 
 // announce logs what the gateway does and, one line each, what of it is not safe.
 // A URL loses its password, and of secrets there is only whether there is one.
-func announce(c *config.Config, b build, log *slog.Logger) {
+func announce(c *config.Config, hash string, b buildInfo, log *slog.Logger) {
 	limits := 0
 	for _, r := range c.Routes {
 		limits += len(r.Limits)
 	}
 	log.Info("started", "version", b.Version, "revision", b.Revision, "go", b.Go,
-		"config", c.Hash, "listen", string(c.Listen), "admin", string(c.Admin.Listen),
+		"config", hash, "listen", string(c.Listen), "admin", string(c.Admin.Listen),
 		"routes", len(c.Routes), "limits", limits, "trust", len(c.Trust),
 		"redis", withoutPassword(c.Redis.URL), "when_down", failover.Mode(c.Redis.WhenDown).String(),
 		"audit", c.Audit.File, "log_requests", c.Log.Requests)

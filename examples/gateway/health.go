@@ -14,7 +14,6 @@ import (
 
 	"github.com/goweir/weir/adapters/weirprom"
 	"github.com/goweir/weir/capture"
-	"github.com/goweir/weir/examples/gateway/internal/config"
 	"github.com/goweir/weir/proxy"
 )
 
@@ -24,7 +23,7 @@ import (
 // service at all. Not ready is only who is about to end.
 type health struct {
 	started  time.Time
-	build    build
+	build    buildInfo
 	draining atomic.Bool
 	running  atomic.Pointer[running]
 	refused  atomic.Pointer[string] // why the configuration offered last was not taken
@@ -32,13 +31,13 @@ type health struct {
 
 // running is what one configuration has made.
 type running struct {
-	Hash   string    `json:"hash"`   // of the file; empty: none
+	Hash   string    `json:"hash"`   // of all that it says, defaults included
 	Loaded time.Time `json:"loaded"` // when
-	checks []check
+	probes []probe
 }
 
-// A check looks at one part of the chain. why is empty while all is well.
-type check struct {
+// A probe looks at one part of the chain. why is empty while all is well.
+type probe struct {
 	part string
 	why  func() string
 }
@@ -50,8 +49,8 @@ func newHealth() *health {
 }
 
 // configured says which configuration runs, and what to look at in it.
-func (h *health) configured(hash string, at time.Time, checks []check) {
-	h.running.Store(&running{hash, at.UTC(), checks})
+func (h *health) configured(hash string, at time.Time, probes []probe) {
+	h.running.Store(&running{hash, at.UTC(), probes})
 	h.refused.Store(nil)
 }
 
@@ -67,7 +66,7 @@ type degradation struct {
 // degraded asks every part.
 func (h *health) degraded() []degradation {
 	found := []degradation{}
-	for _, c := range h.running.Load().checks {
+	for _, c := range h.running.Load().probes {
 		if why := c.why(); why != "" {
 			found = append(found, degradation{c.part, why})
 		}
@@ -85,7 +84,7 @@ func (h *health) readyz(w http.ResponseWriter, _ *http.Request) {
 		Status   string        `json:"status"` // ready, degraded or draining
 		Degraded []degradation `json:"degraded"`
 		Config   *running      `json:"config"`
-		Build    build         `json:"build"`
+		Build    buildInfo     `json:"build"`
 		Started  time.Time     `json:"started"`
 	}{"ready", h.degraded(), h.running.Load(), h.build, h.started.UTC()}
 	status := http.StatusOK
@@ -133,17 +132,28 @@ func patient(h http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// lookInto shows health and metrics the pieces of a chain, of which the first is
-// where quotas are counted.
-func lookInto(c *config.Config, quotas *store, a *audit, budget *capture.Budget, proxies []*proxy.Proxy) ([]check, []prometheus.Collector) {
-	checks := append(quotas.checks(), a.check())
-	pieces := append(quotas.collectors(), weirprom.Budget("capture", budget), weirprom.Queue("audit", a.queue))
-	for i, p := range proxies {
-		route := c.Routes[i].Path.Text
-		pieces = append(pieces, weirprom.Upstreams(route, p))
-		checks = append(checks, check{"route " + route, func() string { return unusable(p.Upstreams()) }})
+// pieces returns what health and metrics look into, of a chain.
+func (c *chain) pieces() ([]probe, []prometheus.Collector) {
+	probes := append(c.store.probes(), c.audit.probe())
+	pieces := append(c.store.collectors(), weirprom.Queue("audit", c.audit.queue))
+	if p, ok := c.parts["budget"]; ok {
+		pieces = append(pieces, weirprom.Budget("capture", p.value.(*capture.Budget)))
 	}
-	return checks, pieces
+	for _, a := range c.inFlight {
+		pieces = append(pieces, weirprom.InFlight(a))
+	}
+	for _, r := range c.routes {
+		name := r.config.Path.Text
+		for i, p := range r.proxies {
+			name := name
+			if i > 0 {
+				name += " fallback"
+			}
+			pieces = append(pieces, weirprom.Upstreams(name, p))
+			probes = append(probes, probe{"route " + name, func() string { return unusable(p.Upstreams()) }})
+		}
+	}
+	return probes, pieces
 }
 
 // unusable names the upstreams that are sent nothing at present, or next to it.

@@ -16,7 +16,7 @@ import (
 // configuration asks for.
 func newLog(c config.Log, w io.Writer) *slog.Logger {
 	opts := &slog.HandlerOptions{}
-	if c.Format == config.JSON {
+	if c.Format == config.JSONFormat {
 		return slog.New(slog.NewJSONHandler(w, opts))
 	}
 	return slog.New(slog.NewTextHandler(w, opts))

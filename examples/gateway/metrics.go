@@ -124,8 +124,8 @@ func (m *metrics) configured(hash string, at time.Time) {
 	m.refused.Set(0)
 }
 
-// A build is what the program was made of.
-type build struct {
+// A buildInfo is what the program was made of.
+type buildInfo struct {
 	Version  string `json:"version"`
 	Revision string `json:"revision"`
 	Go       string `json:"go"`
@@ -133,8 +133,8 @@ type build struct {
 
 // readBuild asks the program itself. The revision ends in "+" if files were
 // changed that are not in it.
-func readBuild() build {
-	b := build{Version: "unknown", Revision: "unknown", Go: "unknown"}
+func readBuild() buildInfo {
+	b := buildInfo{Version: "unknown", Revision: "unknown", Go: "unknown"}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return b

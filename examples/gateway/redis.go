@@ -26,20 +26,34 @@ const diagnosis = 5 * time.Second
 // A store is where quotas are counted.
 type store struct {
 	limiter.Limiter
-	about   string          // for people; empty: in memory
-	memory  *limiter.Memory // nil: a Redis server
-	outages *outages        // of the server
+	backend *redislimiter.Limiter // nil: in memory
+	memory  *limiter.Memory       // nil: on a server
+	outages *outages              // of the server
+	about   string                // for people; empty: in memory
 	close   []func()
+}
+
+// quotas returns the store of the configuration, with all that is counted there
+// unless it is another one than before.
+func (b *builder) quotas() (*store, error) {
+	s, _, err := reuse(b, "store", config.Identity(b.Redis), func() (*store, func(), error) {
+		s, err := openStore(b.Redis, b.dry, b.log, b.observe)
+		if err != nil {
+			return nil, nil, b.At(b.Redis.Pos, "redis", err)
+		}
+		return s, s.Close, nil
+	})
+	return s, err
 }
 
 // openStore returns the store that the configuration asks for. It does not wait
 // for a Redis server: the gateway starts without it, as it goes on without it.
-func openStore(c config.Redis, m *metrics, log *slog.Logger) (*store, error) {
+func openStore(c config.Redis, dry bool, log *slog.Logger, watch observers) (*store, error) {
 	s := new(store)
 	url := c.URL
 	switch url {
 	case "":
-		s.memory = limiter.NewMemory(&limiter.MemoryOptions{Observer: m.Limiter()})
+		s.memory = limiter.NewMemory(&limiter.MemoryOptions{Observer: watch.limiter})
 		s.Limiter = s.memory
 		return s, nil
 	case config.Embedded:
@@ -57,15 +71,16 @@ func openStore(c config.Redis, m *metrics, log *slog.Logger) (*store, error) {
 	client, err := redislimiter.Open(url)
 	if err != nil {
 		s.Close()
-		return nil, usageError{err}
+		return nil, err
 	}
 	s.close = append(s.close, func() { client.Close() })
 	backend, err := redislimiter.New(client, &redislimiter.Options{Prefix: c.Prefix, Secret: []byte(c.Secret)}) // no Secret is an empty one
 	if err != nil {
 		s.Close()
-		return nil, usageError{err}
+		return nil, err
 	}
-	if c.URL != config.Embedded {
+	s.backend = backend
+	if c.URL != config.Embedded && !dry {
 		ctx, cancel := context.WithTimeout(context.Background(), diagnosis)
 		ended := make(chan struct{})
 		s.close = append(s.close, func() { cancel(); <-ended })
@@ -75,7 +90,7 @@ func openStore(c config.Redis, m *metrics, log *slog.Logger) (*store, error) {
 			diagnose(ctx, backend, log)
 		}()
 	}
-	s.outages = &outages{log: log, noisy: seldom(log), next: m.Failover("redis"), whenDown: failover.Mode(c.WhenDown)}
+	s.outages = &outages{log: log, noisy: seldom(log), next: watch.failover, whenDown: failover.Mode(c.WhenDown)}
 	s.Limiter = failover.New(backend, failover.Mode(c.WhenDown), &failover.Options{
 		Budget:    time.Duration(c.Budget),
 		Instances: int(c.Instances),
@@ -106,12 +121,12 @@ func (s *store) Close() {
 	}
 }
 
-// checks says when the server is away.
-func (s *store) checks() []check {
+// probes says when the server is away.
+func (s *store) probes() []probe {
 	if s.outages == nil {
 		return nil
 	}
-	return []check{{"redis", s.outages.why}}
+	return []probe{{"redis", s.outages.why}}
 }
 
 // collectors returns what is asked at each scrape.
@@ -126,7 +141,7 @@ func (s *store) collectors() []prometheus.Collector {
 // what it fails with in between at most once a second.
 type outages struct {
 	log, noisy *slog.Logger
-	next       limiter.Observer
+	next       limiter.Observer // nil: nobody
 	whenDown   failover.Mode
 	since      atomic.Pointer[time.Time] // nil: it is not away
 }
@@ -144,7 +159,9 @@ func (o *outages) Observe(ctx context.Context, e limiter.Event) {
 			o.log.Info("Redis is back", "after", time.Since(*since))
 		}
 	}
-	o.next.Observe(ctx, e)
+	if o.next != nil {
+		o.next.Observe(ctx, e)
+	}
 }
 
 // A poolLog takes what go-redis would write to standard error by itself: a line

@@ -13,13 +13,13 @@ type LogFormat string
 
 // The formats, which are those of log/slog.
 const (
-	Text LogFormat = "text"
-	JSON LogFormat = "json"
+	TextFormat LogFormat = "text"
+	JSONFormat LogFormat = "json"
 )
 
 func (f *LogFormat) UnmarshalText(text []byte) error {
 	switch *f = LogFormat(text); *f {
-	case Text, JSON:
+	case TextFormat, JSONFormat:
 		return nil
 	}
 	return fmt.Errorf("%.60q is no format: want text or json", text)
