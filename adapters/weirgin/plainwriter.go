@@ -180,13 +180,10 @@ func (w *plainWriter) FlushError() error {
 	}
 	if w.isGins() {
 		w.outer.WriteHeaderNow()
-	} else {
-		w.outer.Flush()
+		return http.NewResponseController(w.inner).Flush()
 	}
-	if w.inner == nil {
-		return nil
-	}
-	return http.NewResponseController(w.inner).Flush() // which has the error
+	w.outer.Flush() // it may have reasons not to
+	return nil
 }
 
 // Hijack asks first: Gin panics if the connection cannot be had.

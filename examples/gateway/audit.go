@@ -62,6 +62,13 @@ func (b *builder) captureOptions(bodiless map[string]bool) *capture.Options {
 	o.Budget = budget
 	o.OnError = b.chain.audit.failed
 	o.Observer = b.observe.capture
+	if tell := b.exchange; tell != nil {
+		keep := o.Keep
+		o.Keep = func(x *capture.Exchange) bool { // asked about every exchange, refusals beyond those recorded among them
+			tell(x)
+			return keep == nil || keep(x)
+		}
+	}
 	o.Decoders = decoders.All()
 	o.RequestBody = func(r *http.Request, skip capture.SkipReason) capture.SkipReason {
 		return cmp.Or(skip, sampledOut(bodiless[r.Pattern]))
@@ -198,6 +205,16 @@ func (a *audit) failed(err error) {
 		return
 	}
 	a.log.Error("exchange not recorded", "error", err, "lost_so_far", a.queue.Stats().Dropped())
+}
+
+// probe says for a minute that records were lost.
+func (a *audit) probe() probe {
+	return probe{"audit", func() string {
+		if last := a.last.Load(); last == 0 || time.Since(time.Unix(0, last)) > time.Minute {
+			return ""
+		}
+		return fmt.Sprintf("exchanges are not recorded: %d so far", a.queue.Stats().Dropped())
+	}}
 }
 
 // end writes what waits, and keeps what went wrong for the exit code.

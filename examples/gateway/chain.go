@@ -17,6 +17,7 @@ import (
 	"github.com/goweir/weir/capture"
 	"github.com/goweir/weir/clientip"
 	"github.com/goweir/weir/examples/gateway/internal/config"
+	"github.com/goweir/weir/examples/gateway/internal/inspect"
 	"github.com/goweir/weir/limiter"
 	"github.com/goweir/weir/proxy"
 )
@@ -30,13 +31,19 @@ type outside struct {
 	dry     bool           // nothing is asked or written: the chain serves nobody
 	sinks   []capture.Sink // further ones, such as a ring for a live view
 	observe observers
+
+	inspector *inspect.Inspector        // nil: none
+	exchange  func(x *capture.Exchange) // told of every exchange that has ended; nil: nobody
+	swapped   func(c *chain)            // told which chain answers from now on; nil: nobody
+	refused   func(err error)           // told why a configuration was not taken; nil: nobody
 }
 
 // observers are told what happens in the rooms; each may be nil.
 type observers struct {
-	limiter limiter.Observer
-	proxy   proxy.Observer
-	capture capture.Observer
+	limiter  limiter.Observer
+	failover limiter.Observer
+	proxy    proxy.Observer
+	capture  capture.Observer
 }
 
 // A chain is what a configuration is made into: the handler, and the parts that
@@ -67,6 +74,7 @@ type route struct {
 	http.Handler
 	config   config.Route
 	rules    limiter.Rules
+	shown    *inspect.Limits  // nil: no limits, or no inspector
 	inFlight limiter.Acquirer // nil: none of its own
 	proxies  []*proxy.Proxy   // its own, and that of the fallback
 	steps    []string         // for people, in order
@@ -90,7 +98,7 @@ type builder struct {
 
 // build makes a configuration into a chain:
 //
-//	clientip -> match -> capture -> noteCut -> refuseOdd -> mux -> route
+//	clientip -> match -> inspector -> capture -> noteCut -> refuseOdd -> mux -> route
 //
 // Matching comes before capture, so that the record of every request has its
 // route, and capture before the limits, so that refusals and requests for which
@@ -158,9 +166,12 @@ func (b *builder) build() (err error) {
 	if err := config.Join(faults...); err != nil {
 		return err
 	}
-	record := capture.Middleware(c.audit.queue, b.captureOptions(bodiless))
+	h := capture.Middleware(c.audit.queue, b.captureOptions(bodiless))(noteCut(refuseOdd(c.mux)))
+	if b.inspector != nil {
+		h = b.inspector.Middleware(h)
+	}
 	stall := time.Duration(b.Timeouts.Stall)
-	c.Handler = lingering(c.resolver.Middleware(match(c.mux, record(noteCut(refuseOdd(c.mux))))), stall)
+	c.Handler = lingering(c.resolver.Middleware(match(c.mux, h)), stall)
 	return nil
 }
 

@@ -28,6 +28,7 @@ type command struct {
 	builtIn bool      // the configuration is the one that is built in
 	check   bool      // only say whether it is well, and what it does with the request of args
 	print   bool      // only print it
+	traffic bool      // send some
 	args    []string
 }
 
@@ -66,6 +67,7 @@ func load(args []string, stderr io.Writer) (*command, error) {
 	flags.StringVar(&cmd.source.audit, "audit", "", "record exchanges in `FILE`; - is standard output")
 	flags.StringVar(&cmd.source.redis, "redis", "", "share limits through the Redis server at `URL`; \"embedded\" is one inside, for trying out")
 	flags.BoolVar(&cmd.check, "check", false, "say whether the configuration is well, and what handles a request: -check [METHOD] PATH [ADDRESS]")
+	flags.BoolVar(&cmd.traffic, "traffic", false, "send gentle traffic through the configuration that is built in, a misbehaving client among it")
 	flags.BoolVar(&cmd.print, "print-config", false, "print the configuration with all defaults and without secrets")
 	flags.Func("listen", "listen on `ADDR`, such as 127.0.0.1:8080; port 0 takes any that is free", func(s string) error {
 		return cmd.source.listen.UnmarshalText([]byte(s))
@@ -88,6 +90,9 @@ func load(args []string, stderr io.Writer) (*command, error) {
 	}
 	if cmd.source.file != "" && cmd.source.upstream != "" {
 		faults = append(faults, errors.New("-config and -upstream exclude each other: a configuration names its upstreams"))
+	}
+	if cmd.traffic && (cmd.source.file != "" || cmd.source.upstream != "") {
+		faults = append(faults, errors.New("-traffic is for the configuration that is built in: leave out -config and -upstream"))
 	}
 	cmd.stamp = cmd.source.stamp()
 	var err error

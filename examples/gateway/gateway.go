@@ -64,6 +64,9 @@ func (g *gateway) swap(c *chain) {
 		}
 	}
 	g.mu.Unlock()
+	if g.out.swapped != nil {
+		g.out.swapped(c)
+	}
 	if before != nil {
 		before.retire()
 	}
@@ -130,6 +133,9 @@ func (g *gateway) reload() error {
 		g.mu.Lock()
 		g.failed = err
 		g.mu.Unlock()
+		if g.out.refused != nil {
+			g.out.refused(err)
+		}
 		return err
 	}
 	before := g.current.config
@@ -153,8 +159,12 @@ func needRestart(before, now *config.Config) []string {
 		{"tls, whether there is any", (before.TLS.Cert == "") != (now.TLS.Cert == "")},
 		{"timeouts.read_header", before.Timeouts.ReadHeader != now.Timeouts.ReadHeader},
 		{"timeouts.idle", before.Timeouts.Idle != now.Timeouts.Idle},
+		{"timeouts.leave", before.Timeouts.Leave != now.Timeouts.Leave},
 		{"timeouts.shutdown", before.Timeouts.Shutdown != now.Timeouts.Shutdown},
+		{"timeouts.leave", before.Timeouts.Leave != now.Timeouts.Leave},
+		{"log", before.Log != now.Log},
 		{"admin", before.Admin != now.Admin},
+		{"log", before.Log != now.Log},
 	} {
 		if f.changed {
 			fields = append(fields, f.name)

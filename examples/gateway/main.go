@@ -12,7 +12,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"os/signal"
@@ -20,6 +19,7 @@ import (
 	"time"
 
 	"github.com/goweir/weir/examples/gateway/internal/config"
+	"github.com/goweir/weir/examples/gateway/internal/demo"
 )
 
 // What run returns, and the process with it.
@@ -66,19 +66,28 @@ func run(signals <-chan os.Signal, args []string, stdout, stderr io.Writer) int 
 // serve runs the gateway until a signal ends it.
 func serve(cmd *command, signals <-chan os.Signal, stdout, stderr io.Writer) (err error) {
 	c := cmd.config
-	log := slog.New(slog.NewTextHandler(stderr, nil))
+	log := newLog(c.Log, stderr)
+	state, counts := newHealth(), newMetrics()
 	ln, err := net.Listen("tcp", string(c.Listen))
 	if err != nil {
 		return err
 	}
 	defer ln.Close()
-	var demo demoServer
-	defer demo.Close()
-	g, err := newGateway(c, cmd.source, outside{stdout: stdout, log: log}, &demo)
+	var (
+		upstream demoServer
+		g        *gateway
+	)
+	defer upstream.Close()
+	admin, err := openAdmin(c.Admin, newLookout(state, counts, log), func() int64 { return g.lost() }, log)
 	if err != nil {
+		return err
+	}
+	defer admin.Close()
+	if g, err = newGateway(c, cmd.source, watched(outside{stdout: stdout, log: log}, admin, state, counts, c.Log.Requests), &upstream); err != nil {
 		return usage(err)
 	}
 	defer func() { err = errors.Join(err, g.end()) }()
+	defer watchHeap(c, counts, log)()
 	if c.Audit.File == "-" {
 		stdout = stderr // leave stdout to the records
 	}
@@ -90,13 +99,19 @@ func serve(cmd *command, signals <-chan os.Signal, stdout, stderr io.Writer) (er
 	fmt.Fprintf(stdout, "weir gateway listening on %s\n", base)
 	describe(stdout, c)
 	first.store.describe(stdout)
+	admin.describe(stdout)
+	admin.start()
 	if cmd.builtIn {
 		tour(stdout, base, c.Audit.File)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	announce(c, first.sum, state.build, log)
+	if cmd.traffic {
+		go demo.Traffic(ctx, base)
+	}
 	go g.watch(ctx, lookEvery, cmd.stamp)
-	return newServer(g, c.Timeouts, log).serve(g.conns.listen(ln), signals)
+	return newServer(g, c.Timeouts, state, counts, log).serve(g.conns.listen(ln), signals)
 }
 
 // usage tells faults of the configuration from what is wrong outside of it.

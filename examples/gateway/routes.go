@@ -51,7 +51,17 @@ func (b *builder) route(r *config.Route, field string) (*route, error) {
 		if err := built.rules.Validate(); err != nil {
 			return nil, b.At(r.Pos, field+".limits", err)
 		}
-		h = limiter.Middleware(b.chain.store, built.rules, b.limitOptions(r.Unkeyed, built.rules, 0))(h)
+		opts := b.limitOptions(r.Unkeyed, built.rules, 0)
+		if b.inspector == nil {
+			h = limiter.Middleware(b.chain.store, built.rules, opts)(h)
+		} else {
+			by := make([]string, len(r.Limits))
+			for i := range r.Limits {
+				by[i] = string(r.Limits[i].Key)
+			}
+			built.shown = b.inspector.Limits(b.chain.store, built.rules, by, *opts)
+			h = built.shown.Middleware(h)
+		}
 		for i := range r.Limits {
 			l := &r.Limits[len(r.Limits)-1-i]
 			built.note("limit %s: %v", l.Name, l)
@@ -77,7 +87,7 @@ func (b *builder) proxied(built *route, field string) (http.Handler, error) {
 	}
 	c := r.Proxy(b.Timeouts, b.demo)
 	c.Trust = b.chain.resolver
-	c.ErrorLog = b.log
+	c.ErrorLog = seldom(b.log)
 	c.Observer = b.observe.proxy
 	c.Fallback = fallback
 	if key := r.Pool.Key; key != "" {
@@ -167,7 +177,7 @@ func (b *builder) fallback(built *route, name, field string) (h http.Handler, id
 			Upstreams: f.Upstreams, StripPrefix: built.config.StripPrefix, PreserveHost: built.config.PreserveHost,
 			Timeouts: built.config.Timeouts, MaxTunnels: built.config.MaxTunnels,
 		}).Proxy(b.Timeouts, b.demo)
-		c.Trust, c.ErrorLog, c.Observer = b.chain.resolver, b.log, b.observe.proxy
+		c.Trust, c.ErrorLog, c.Observer = b.chain.resolver, seldom(b.log), b.observe.proxy
 		p, _, err := reuse(b, "fallback of "+name, identity(&built.config, b.Config), func() (*proxy.Proxy, func(), error) { return newProxy(c, b.log, b.dry) })
 		if err != nil {
 			return nil, "", b.At(f.Pos, field+".upstreams", err)

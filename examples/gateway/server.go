@@ -28,7 +28,10 @@ const maxHeaderBytes = 32 << 10
 type server struct {
 	http     *http.Server
 	gateway  *gateway
+	leave    time.Duration
 	shutdown time.Duration
+	health   *health
+	metrics  *metrics
 	log      *slog.Logger
 
 	cut      context.CancelCauseFunc // cancels every request
@@ -38,15 +41,19 @@ type server struct {
 // errShutdown is why requests are cancelled that did not end in time.
 var errShutdown = errors.New("the gateway shuts down")
 
-func newServer(g *gateway, t config.Timeouts, log *slog.Logger) *server {
+func newServer(g *gateway, t config.Timeouts, state *health, m *metrics, log *slog.Logger) *server {
 	ctx, cut := context.WithCancelCause(context.Background())
-	s := &server{gateway: g, shutdown: time.Duration(t.Shutdown), log: log, cut: cut}
+	s := &server{
+		gateway: g, leave: time.Duration(t.Leave), shutdown: time.Duration(t.Shutdown),
+		health: state, metrics: m, log: log, cut: cut,
+	}
 	s.http = &http.Server{
 		Handler:           s.counted(g),
 		ReadHeaderTimeout: time.Duration(t.ReadHeader),
 		IdleTimeout:       time.Duration(t.Idle),
 		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		ErrorLog:          slog.NewLogLogger(serverLog(log), slog.LevelWarn),
+		ConnState:         m.connection,
 		TLSConfig:         &tls.Config{GetCertificate: g.certificate},
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
@@ -61,6 +68,8 @@ func (s *server) counted(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.inFlight.RLock()
 		defer s.inFlight.RUnlock()
+		s.metrics.inFlight.Inc()
+		defer s.metrics.inFlight.Dec()
 		next.ServeHTTP(w, r)
 	})
 }
@@ -94,6 +103,9 @@ func (s *server) serve(ln net.Listener, signals <-chan os.Signal) error {
 	if err := s.untilSignal(failed, signals); err != nil {
 		return err
 	}
+	s.health.draining.Store(true)
+	s.takeLeave(signals)
+	s.log.Info("no new connections: waiting for requests in flight", "at_most", s.shutdown)
 	ctx, cancel := context.WithTimeout(context.Background(), s.shutdown)
 	defer cancel()
 	go func() {
@@ -126,9 +138,29 @@ func (s *server) untilSignal(failed <-chan error, signals <-chan os.Signal) erro
 				s.gateway.reload()
 				continue
 			}
-			s.log.Info("no new connections: waiting for requests in flight", "signal", sig.String(), "at_most", s.shutdown)
+			s.log.Info("not ready any more", "signal", sig.String())
 			return nil
 		}
+	}
+}
+
+// takeLeave gives whoever asks /readyz the time to send new clients elsewhere.
+// Those that are here are asked to open their next connection elsewhere, too.
+func (s *server) takeLeave(signals <-chan os.Signal) {
+	if s.leave == 0 {
+		return
+	}
+	s.http.SetKeepAlivesEnabled(false)
+	s.log.Info("new connections are taken for a while yet", "leave", s.leave)
+	for over := time.After(s.leave); ; {
+		select {
+		case sig := <-signals: // whoever sends a third one wants it to end at once
+			if sig == syscall.SIGHUP {
+				continue
+			}
+		case <-over:
+		}
+		return
 	}
 }
 

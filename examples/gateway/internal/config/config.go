@@ -16,6 +16,7 @@ type Config struct {
 	Redis     Redis      `yaml:"redis"`
 	Timeouts  Timeouts   `yaml:"timeouts"`
 	Admin     Admin      `yaml:"admin"`
+	Log       Log        `yaml:"log"`
 	Headers   HeaderForm `yaml:"limit_headers" default:"draft10"`
 	APIKeys   APIKeys    `yaml:"api_keys"`
 	InFlight  InFlight   `yaml:"in_flight" block:"true"`
@@ -62,7 +63,8 @@ type Timeouts struct {
 	ReadHeader Duration         `yaml:"read_header" default:"5s"` // from the first byte of a request to the end of its header
 	Idle       Duration         `yaml:"idle" default:"60s"`       // of a kept connection between two requests
 	Stall      Duration         `yaml:"stall" default:"60s"`      // of a body that does not move, from or to the client
-	Shutdown   Duration         `yaml:"shutdown" default:"15s"`   // for requests in flight after SIGTERM
+	Leave      Duration         `yaml:"leave"`                    // after SIGTERM, while /readyz says 503 and new connections are still taken
+	Shutdown   Duration         `yaml:"shutdown" default:"15s"`   // for requests in flight after that
 	Upstream   UpstreamTimeouts `yaml:"upstream"`
 }
 

@@ -125,8 +125,8 @@ var faulty = []struct {
 	{"tab", "\troutes: 1", []string{"1:7: not YAML: tab"}},
 	{"wrong indentation", "audit:\n  file: a\n budget: 1KiB\n", []string{"3:2: not YAML: "}},
 	{"null", "~", []string{"1:1: is empty"}},
-	{"a list", "- a\n- b", []string{"1:1: want fields (listen, tls, server, trust, audit, redis, timeouts, admin, limit_headers, api_keys, in_flight, bandwidth, routes), got a list"}},
-	{"a text", "hello", []string{`1:1: want fields (listen, tls, server, trust, audit, redis, timeouts, admin, limit_headers, api_keys, in_flight, bandwidth, routes), got the text "hello"`}},
+	{"a list", "- a\n- b", []string{"1:1: want fields (listen, tls, server, trust, audit, redis, timeouts, admin, log, limit_headers, api_keys, in_flight, bandwidth, routes), got a list"}},
+	{"a text", "hello", []string{`1:1: want fields (listen, tls, server, trust, audit, redis, timeouts, admin, log, limit_headers, api_keys, in_flight, bandwidth, routes), got the text "hello"`}},
 	{"two documents", "routes: [{path: /, upstreams: [demo]}]\n---\nroutes: []", []string{"3:1: a second document"}},
 	{"no routes", "listen: :8080", []string{`1:1: "routes" is missing`}},
 	{"empty routes", "listen: :8080\nroutes: []", []string{`1:1: "routes" is missing`}},
@@ -134,7 +134,7 @@ var faulty = []struct {
 	{"null by alias", "trust: &none\nroutes: *none", []string{`1:1: "routes" is missing`}},
 	{"unknown fields", "lisen: :1\nwhatever: 2\nroutes: [{path: /, upstreams: [demo], limit: []}]", []string{
 		`1:1: unknown field "lisen": did you mean listen?`,
-		`2:1: unknown field "whatever": want one of listen, tls, server, trust, audit, redis, timeouts, admin, limit_headers, api_keys, in_flight, bandwidth, routes`,
+		`2:1: unknown field "whatever": want one of listen, tls, server, trust, audit, redis, timeouts, admin, log, limit_headers, api_keys, in_flight, bandwidth, routes`,
 		`3:39: routes[0]: unknown field "limit": did you mean limits?`,
 	}},
 	{"duplicates", "listen: :1\nlisten: :2\naudit: {file: a, file: b}\nroutes: [{path: /, upstreams: [demo]}]", []string{
