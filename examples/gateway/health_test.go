@@ -194,3 +194,43 @@ routes: [{path: /, upstreams: [demo]}]
 		t.Errorf("a profile was written below the limit: %q", files)
 	}
 }
+
+// A configuration that is not taken is said, counted, and harms nobody; the next
+// one that is well clears it, and has another hash.
+func TestRefusedConfigurationIsDegraded(t *testing.T) {
+	const good = "admin: {listen: 127.0.0.1:0}\nroutes: [{path: /, upstreams: [demo], limits: [{name: a, key: ip, rate: %s}]}]\n"
+	file := tempFile(t, fmt.Sprintf(good, "10/h"))
+	g := spawn(t, "-listen", "127.0.0.1:0", "-audit", filepath.Join(t.TempDir(), "a.jsonl"), "-config", file)
+	g.awaitListening(t, g.stdout)
+	before := g.ready(t)
+	get(t, g.URL+"/echo")
+
+	writeFile(t, file, fmt.Sprintf(good, "ten"))
+	g.cmd.Process.Signal(syscall.SIGHUP)
+	g.awaitLog(t, "configuration refused", func() {})
+	r := g.ready(t)
+	if r.code != 200 || r.Status != "degraded" || r.parts() != "configuration" || !strings.Contains(r.Degraded[0].Why, ":2:") {
+		t.Errorf("/readyz answers %+v, want degraded, and the line of the fault", r)
+	}
+	if r.Config.Hash != before.Config.Hash {
+		t.Errorf("the hash has become %s from %s, though nothing has changed", r.Config.Hash, before.Config.Hash)
+	}
+	if got := scrape(t, g).total("weir_gateway_config_refused"); got != 1 {
+		t.Errorf("weir_gateway_config_refused is %v, want 1", got)
+	}
+
+	writeFile(t, file, fmt.Sprintf(good, "20/h"))
+	g.cmd.Process.Signal(syscall.SIGHUP)
+	g.awaitLog(t, "configuration loaded", func() {})
+	get(t, g.URL+"/echo")
+	r, s := g.ready(t), scrape(t, g)
+	if r.Status != "ready" || r.Config.Hash == before.Config.Hash || !r.Config.Loaded.After(before.Config.Loaded) {
+		t.Errorf("/readyz answers %+v after %+v, want ready with another hash and a later time", r, before)
+	}
+	if n := len(s["weir_gateway_config_info"]); n != 1 || s.total("weir_gateway_config_info", "hash", r.Config.Hash) != 1 || s.total("weir_gateway_config_refused") != 0 {
+		t.Errorf("the metrics have %d configurations: %v", n, s["weir_gateway_config_info"])
+	}
+	if got := s.total("weir_limiter_decisions_total", "policy", "a"); got != 2 {
+		t.Errorf("%v decisions are counted, want those before and after: 2", got)
+	}
+}

@@ -3,7 +3,6 @@ package main_test
 import (
 	"fmt"
 	"net"
-	"net/http"
 	"net/http/httptest"
 	"regexp"
 	"strings"
@@ -17,7 +16,6 @@ import (
 	"github.com/goweir/weir/adapters/weirprom"
 	"github.com/goweir/weir/internal/redistest"
 	"github.com/goweir/weir/limiter"
-	"github.com/goweir/weir/proxy"
 )
 
 // admin returns the URL of the listener for those who look after the gateway.
@@ -110,6 +108,7 @@ func TestDashboardAndAlertsFindTheirMetrics(t *testing.T) {
 	driveFaults(t, all)
 	driveLost(t, all)
 	driveRooms(t, all)
+	driveMemory(t, all)
 	selector := regexp.MustCompile(`\b((?:weir|go|process)_[a-z_0-9]+|up)\b(?:\{([^}]*)\})?`)
 	grouping := regexp.MustCompile(`by \(([a-z_, ]*)\)`)
 	matcher := regexp.MustCompile(`([a-z_]+)(=~|=)"([^"]*)"`)
@@ -249,10 +248,38 @@ routes: [{path: /, upstreams: [demo], limits: [{name: client, key: ip, rate: 10/
 	}
 }
 
-// driveRooms drives what takes more to provoke than a gateway can be asked for
-// in a test, in this process: a memory without room, a line that is full,
-// breakers and budgets.
+// driveRooms: breakers open and the budget of retries is used up, the fallback
+// answers, there is no slot, and a body is paced.
 func driveRooms(t *testing.T, all samples) {
+	g := start(t, fmt.Sprintf(`
+admin: {listen: 127.0.0.1:0}
+bandwidth: {total: 100MiB/s}
+routes:
+  - path: /dead
+    upstreams: ["http://%s", "http://%s"]
+    pool: {breaker: {failure_ratio: 0.5, min_requests: 3}, retries: {max: 2}}
+    fallback: {json: '{"sorry": true}', status: 200}
+  - {path: /slow, upstreams: [demo], in_flight: {name: slots, max: 1}}
+  - {path: /download, upstreams: [demo]}
+`, closedPort(t), closedPort(t)))
+	for range 30 {
+		if res, body := get(t, g.URL+"/dead"); res.StatusCode != 200 || !strings.Contains(string(body), "sorry") {
+			t.Errorf("the fallback answers %s, %s", res.Status, body)
+		}
+	}
+	get(t, g.URL+"/download?size=1MiB")
+	if got := burst(t, "/slow?delay=500ms", 4, g); got[200] < 1 || got[503] < 1 {
+		t.Errorf("of four at once for one slot the answers are %v, want 200 and 503", got)
+	}
+	if r := g.ready(t); r.code != 200 || r.parts() != "route /dead" || !strings.Contains(r.Degraded[0].Why, "2 of 2 upstreams") {
+		t.Errorf("with open breakers /readyz answers %+v", r)
+	}
+	all.add(t, g.admin(t)+"/metrics")
+}
+
+// driveMemory: quotas are forgotten. The memory of a gateway has room for a
+// million, so this is a smaller one.
+func driveMemory(t *testing.T, all samples) {
 	m := weirprom.New(nil)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(m)
@@ -262,48 +289,9 @@ func driveRooms(t *testing.T, all samples) {
 			t.Fatal(err)
 		}
 	}
-	slots, err := limiter.NewInFlight(limiter.InFlightOptions{Name: "slots", Max: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	registry.MustRegister(weirprom.InFlight(slots))
-	upstream, err := proxy.New(proxy.Config{
-		Upstreams: []proxy.Upstream{{URL: "http://" + closedPort(t)}, {URL: "http://" + closedPort(t)}},
-		Breaker:   proxy.Breaker{FailureRatio: 0.5, MinRequests: 3},
-		Retries:   proxy.Retries{Max: 2},
-		Fallback:  proxy.FixedAnswer(200, nil, []byte("fallback")),
-		Observer:  m.Proxy(),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	registry.MustRegister(weirprom.Upstreams("rooms", upstream))
-	pace, err := limiter.NewBandwidth(limiter.BandwidthOptions{Limits: limiter.BandwidthLimits{Total: 1 << 30}, Observer: m.Limiter()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var inner http.Handler
-	mux := http.NewServeMux()
-	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	whole := func(*http.Request) (limiter.Slot, error) { return limiter.Slot{}, nil }
-	mux.Handle("/", slots.Middleware(whole, &limiter.Options{Observer: m.Limiter()})(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		inner.ServeHTTP(w, r)
-	})))
-	server := httptest.NewServer(mux)
+	server := httptest.NewServer(promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	defer server.Close()
-	inner = pace.Middleware()(upstream)
-	for range 30 {
-		get(t, server.URL+"/")
-	}
-	release, err := slots.Acquire(t.Context(), limiter.Slot{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if res, _ := get(t, server.URL+"/"); res.StatusCode != 503 {
-		t.Errorf("without a slot: %s, want 503", res.Status)
-	}
-	release()
-	all.add(t, server.URL+"/metrics")
+	all.add(t, server.URL)
 }
 
 // closedPort returns an address where nobody listens.
