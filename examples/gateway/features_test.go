@@ -147,7 +147,7 @@ routes:
 // Two gateways with one Redis share the slots of a limit.
 func TestInFlightIsShared(t *testing.T) {
 	server := redistest.Start(t)
-	config := fmt.Sprintf("redis: {url: %q, budget: 1s}\nin_flight: {max: 1, shared: true}\nroutes: [{path: /, upstreams: [demo]}]", server.URL())
+	config := fmt.Sprintf("redis: {url: %q, budget: 20s, when_down: closed}\nin_flight: {max: 1, shared: true}\nroutes: [{path: /, upstreams: [demo]}]", server.URL())
 	a, b := start(t, config), start(t, config)
 	clock := open(t, a.URL+"/clock")
 	defer clock.Body.Close()
