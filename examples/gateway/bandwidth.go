@@ -33,17 +33,20 @@ func (b *builder) pace() (*limiter.Bandwidth, error) {
 		p := new(pacer)
 		p.key.Store(&key)
 		p.class.Store(&class)
-		var err error
-		p.Bandwidth, err = limiter.NewBandwidth(limiter.BandwidthOptions{
+		o := limiter.BandwidthOptions{
 			Limits:         limits,
 			Key:            func(r *http.Request) (string, error) { return (*p.key.Load())(r) },
-			Class:          func(r *http.Request) string { return (*p.class.Load())(r) },
 			Bodies:         limiter.Bodies(conf.Bodies),
 			Free:           int64(conf.Free),
 			ExemptEvents:   conf.ExemptEvents,
 			ExemptUpgrades: conf.ExemptUpgrades,
 			Observer:       b.observe.limiter,
-		})
+		}
+		if len(limits.Classes) > 0 {
+			o.Class = func(r *http.Request) string { return (*p.class.Load())(r) }
+		}
+		var err error
+		p.Bandwidth, err = limiter.NewBandwidth(o)
 		return p, nil, err
 	})
 	if err != nil {

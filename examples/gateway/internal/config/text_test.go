@@ -82,3 +82,9 @@ routes:
   - {path: /json, upstreams: [demo], fallback: {json: '{"a": []}', status: 200}, capture: false}
   - {path: /other, upstreams: [demo], fallback: {upstreams: ["http://127.0.0.1:9003"]}}
 `
+
+// Rates need no classes.
+func TestBandwidthWithoutClasses(t *testing.T) {
+	parse(t, "bandwidth: {per_response: 1MiB/s}\nroutes: [{path: /, upstreams: [demo]}]")
+	parse(t, "routes: [{path: /, upstreams: [demo], bandwidth: 1MiB/s}]")
+}
