@@ -24,25 +24,29 @@ func (b *builder) pace() (*limiter.Bandwidth, error) {
 	conf, limits := b.Bandwidth, b.Rates()
 	key := conf.Key.Func(b.apiKey)
 	class := b.ClassOf(b.plan)
-	id := fmt.Sprint(conf.Bodies, conf.Free, conf.ExemptEvents, conf.ExemptUpgrades)
+	var names []string
 	for _, c := range conf.Classes {
-		id += fmt.Sprintf(" %q", c.Name)
+		names = append(names, c.Name)
 	}
+	id := fmt.Sprintf("%v %v %v %v %q", conf.Bodies, conf.Free, conf.ExemptEvents, conf.ExemptUpgrades, names)
 	p, kept, err := reuse(b, "bandwidth", id, func() (*pacer, func(), error) {
 		p := new(pacer)
 		p.key.Store(&key)
 		p.class.Store(&class)
-		var err error
-		p.Bandwidth, err = limiter.NewBandwidth(limiter.BandwidthOptions{
+		o := limiter.BandwidthOptions{
 			Limits:         limits,
 			Key:            func(r *http.Request) (string, error) { return (*p.key.Load())(r) },
-			Class:          func(r *http.Request) string { return (*p.class.Load())(r) },
 			Bodies:         limiter.Bodies(conf.Bodies),
 			Free:           int64(conf.Free),
 			ExemptEvents:   conf.ExemptEvents,
 			ExemptUpgrades: conf.ExemptUpgrades,
 			Observer:       b.observe.limiter,
-		})
+		}
+		if len(conf.Classes) > 0 {
+			o.Class = func(r *http.Request) string { return (*p.class.Load())(r) }
+		}
+		var err error
+		p.Bandwidth, err = limiter.NewBandwidth(o)
 		return p, nil, err
 	})
 	if err != nil {

@@ -71,7 +71,7 @@ func askedFor(args []string) (*http.Request, error) {
 func explain(w io.Writer, c *chain, r *http.Request) {
 	fmt.Fprintf(w, "%s %s from %s\n", r.Method, r.URL, r.RemoteAddr[:strings.LastIndex(r.RemoteAddr, ":")])
 	line := func(room, format string, args ...any) {
-		fmt.Fprintf(w, "  %-9s %s\n", room, fmt.Sprintf(format, args...))
+		fmt.Fprintf(w, "  %-10s %s\n", room, fmt.Sprintf(format, args...))
 	}
 	var client netip.Addr
 	c.resolver.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { client = clientip.From(r) })).ServeHTTP(nil, r)

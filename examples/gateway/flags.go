@@ -24,10 +24,11 @@ type usageError struct{ error }
 type command struct {
 	source  source
 	config  *config.Config
-	builtIn bool // the configuration is the one that is built in
-	check   bool // only say whether it is well, and what it does with the request of args
-	print   bool // only print it
-	traffic bool // send some
+	stamp   fileStamp // of the file, when it was read
+	builtIn bool      // the configuration is the one that is built in
+	check   bool      // only say whether it is well, and what it does with the request of args
+	print   bool      // only print it
+	traffic bool      // send some
 	args    []string
 }
 
@@ -93,6 +94,7 @@ func load(args []string, stderr io.Writer) (*command, error) {
 	if cmd.traffic && (cmd.source.file != "" || cmd.source.upstream != "") {
 		faults = append(faults, errors.New("-traffic is for the configuration that is built in: leave out -config and -upstream"))
 	}
+	cmd.stamp = cmd.source.stamp()
 	var err error
 	if cmd.config, err = cmd.source.read(); err != nil {
 		faults = append(faults, err)

@@ -179,18 +179,11 @@ func (g *gateway) reopen() {
 
 // watch reloads when the configuration file has changed, and has then stayed as
 // it is for one look, so that no half of a file is read. It returns when ctx
-// ends.
-func (g *gateway) watch(ctx context.Context, every time.Duration) {
+// ends. loaded is what the file was when it was read first.
+func (g *gateway) watch(ctx context.Context, every time.Duration, loaded fileStamp) {
 	if g.source.file == "" {
 		return
 	}
-	stamp := func() (s fileStamp) {
-		if info, err := os.Stat(g.source.file); err == nil {
-			s = fileStamp{info.Size(), info.ModTime().UnixNano()}
-		}
-		return s
-	}
-	loaded := stamp()
 	last := loaded
 	for tick := time.Tick(every); ; {
 		select {
@@ -198,7 +191,7 @@ func (g *gateway) watch(ctx context.Context, every time.Duration) {
 			return
 		case <-tick:
 		}
-		now := stamp()
+		now := g.source.stamp()
 		if now != loaded && now == last && now != (fileStamp{}) {
 			loaded = now
 			g.reload()
@@ -207,7 +200,15 @@ func (g *gateway) watch(ctx context.Context, every time.Duration) {
 	}
 }
 
+// A fileStamp tells whether a file was written.
 type fileStamp struct{ size, modified int64 }
+
+func (s source) stamp() (stamp fileStamp) {
+	if info, err := os.Stat(s.file); err == nil {
+		stamp = fileStamp{info.Size(), info.ModTime().UnixNano()}
+	}
+	return stamp
+}
 
 // end releases all parts and returns what went wrong with the audit. No request
 // may be under way but those that do not end.

@@ -110,7 +110,7 @@ func serve(cmd *command, signals <-chan os.Signal, stdout, stderr io.Writer) (er
 	if cmd.traffic {
 		go demo.Traffic(ctx, base)
 	}
-	go g.watch(ctx, lookEvery)
+	go g.watch(ctx, lookEvery, cmd.stamp)
 	return newServer(g, c.Timeouts, state, counts, log).serve(g.conns.listen(ln), signals)
 }
 

@@ -84,10 +84,11 @@ func (d *decoder) checkBandwidth(c *Config) {
 	if !c.Paced() {
 		return
 	}
-	_, err := limiter.NewBandwidth(limiter.BandwidthOptions{
-		Limits: c.Rates(), Key: limiter.KeyGlobal,
-		Class: func(*http.Request) string { return "" },
-	})
+	o := limiter.BandwidthOptions{Limits: c.Rates(), Key: limiter.KeyGlobal}
+	if len(c.Bandwidth.Classes) > 0 {
+		o.Class = func(*http.Request) string { return "" }
+	}
+	_, err := limiter.NewBandwidth(o)
 	d.verdicts(c.Bandwidth.Pos, "bandwidth", err, "limiter: bandwidth: ")
 	for i, p := range c.APIKeys.Plans {
 		d.checkClass(p.Class, c, p.Pos, fmt.Sprintf("api_keys.plans[%d].class", i))
