@@ -141,7 +141,7 @@ func TestDashboardAndAlertsFindTheirMetrics(t *testing.T) {
 			found = append(found, series...)
 		}
 		for _, by := range grouping.FindAllStringSubmatch(q.expr, -1) {
-			for _, label := range strings.Split(by[1], ", ") {
+			for label := range strings.SplitSeq(by[1], ", ") {
 				if len(found) > 0 && !hasLabel(found, label) {
 					t.Errorf("%s: what it asks about has no label %s", q.where, label)
 				}

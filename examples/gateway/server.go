@@ -152,9 +152,15 @@ func (s *server) takeLeave(signals <-chan os.Signal) {
 	}
 	s.http.SetKeepAlivesEnabled(false)
 	s.log.Info("new connections are taken for a while yet", "leave", s.leave)
-	select {
-	case <-signals: // whoever sends a third one wants it to end at once
-	case <-time.After(s.leave):
+	for over := time.After(s.leave); ; {
+		select {
+		case sig := <-signals: // whoever sends a third one wants it to end at once
+			if sig == syscall.SIGHUP {
+				continue
+			}
+		case <-over:
+		}
+		return
 	}
 }
 

@@ -110,6 +110,8 @@ func schemaOfScalar(v reflect.Value) map[string]any {
 		return names(headerForms)
 	case Unkeyed:
 		return names(unkeyedNames)
+	case LogFormat:
+		return names([]string{string(TextFormat), string(JSONFormat)})
 	case WhenDown:
 		return names([]string{"local", "open", "closed"})
 	case Algorithm:
