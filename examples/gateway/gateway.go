@@ -107,7 +107,7 @@ func newRoute(r config.Route, t config.Timeouts, demo string, quotas limiter.Lim
 		return limiter.Middleware(quotas, rules, &opts)(p), p, nil, nil
 	}
 	opts.Observer = in.LimiterObserver()
-	limits := in.Limits(quotas, rules, by, opts)
+	limits := in.Limits(r.Path.Text, quotas, rules, by, opts)
 	return limits.Middleware(p), p, limits, nil
 }
 
