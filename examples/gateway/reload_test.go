@@ -123,7 +123,9 @@ func TestReloadUnderLoad(t *testing.T) {
 		})
 	}
 	edition, invalid := 1, 0
-	for end := time.Now().Add(span); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(span); time.Now().Before(end); <-tick.C {
 		if edition%4 == 3 && invalid <= edition/4 {
 			invalid++
 			g.replace(t, "routes: [{path: /, upstream: [demo]}]")
