@@ -42,7 +42,7 @@ func (b *builder) pace() (*limiter.Bandwidth, error) {
 			ExemptUpgrades: conf.ExemptUpgrades,
 			Observer:       b.observe.limiter,
 		}
-		if len(limits.Classes) > 0 {
+		if len(conf.Classes) > 0 {
 			o.Class = func(r *http.Request) string { return (*p.class.Load())(r) }
 		}
 		var err error

@@ -34,7 +34,7 @@ func newBrowser(t *testing.T) *browserTab {
 		}
 		t.Skip("chromium is not installed")
 	}
-	opts := []chromedp.ExecAllocatorOption{chromedp.ExecPath(path), chromedp.WindowSize(1360, 860)} // and a profile in a new folder
+	opts := []chromedp.ExecAllocatorOption{chromedp.ExecPath(path), chromedp.WindowSize(1360, 960)} // and a profile in a new folder
 	for _, name := range []string{
 		"headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
 		"disable-component-update", "disable-sync", "disable-dev-shm-usage", "hide-scrollbars", "enable-precise-memory-info",

@@ -101,6 +101,9 @@ routes:
 `, server.URL(), budget, rate, burst)
 	one, other := start(t, config), start(t, config)
 	phase := 2 * time.Second
+	if testing.Short() {
+		phase = time.Second
+	}
 	l := startLoad(t, "/echo", 10*time.Millisecond, one, other)
 
 	shared := time.Now()

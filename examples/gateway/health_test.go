@@ -46,8 +46,8 @@ func (r readiness) parts() string {
 	return strings.Join(names, ", ")
 }
 
-// What is well says so, with the configuration's hash as sha256sum has it and
-// the time it was loaded, which are in the log and in a metric, too.
+// What is well says so, with the configuration's hash and the time it was
+// loaded, which are in the log and in a metric, too.
 func TestReady(t *testing.T) {
 	g := start(t, `
 admin: {listen: 127.0.0.1:0}

@@ -46,6 +46,8 @@ func TestInspectorWithTraffic(t *testing.T) {
 		t.Helper()
 		b.click(t, "#rows tr:has(.chip.refused)")
 		b.await(t, `!document.querySelector("#detail").hidden && !!document.querySelector("#detail .curve")`)
+		eval[bool](t, b, `(document.querySelector("#scroll").scrollTop = 0, document.activeElement.blur(), true)`)
+		b.await(t, `document.querySelector("#newer").hidden`)
 		b.shoot(t, name)
 	}
 	b.shoot(t, "light")

@@ -59,7 +59,7 @@ func (b *builder) route(r *config.Route, field string) (*route, error) {
 			for i := range r.Limits {
 				by[i] = string(r.Limits[i].Key)
 			}
-			built.shown = b.inspector.Limits(b.chain.store, built.rules, by, *opts)
+			built.shown = b.inspector.Limits(r.Path.Text, b.chain.store, built.rules, by, *opts)
 			h = built.shown.Middleware(h)
 		}
 		for i := range r.Limits {

@@ -85,7 +85,7 @@ func (d *decoder) checkBandwidth(c *Config) {
 		return
 	}
 	o := limiter.BandwidthOptions{Limits: c.Rates(), Key: limiter.KeyGlobal}
-	if len(o.Limits.Classes) > 0 {
+	if len(c.Bandwidth.Classes) > 0 {
 		o.Class = func(*http.Request) string { return "" }
 	}
 	_, err := limiter.NewBandwidth(o)

@@ -21,6 +21,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -77,6 +78,9 @@ type Inspector struct {
 	streams chan struct{} // one for each open feed
 	started time.Time
 	handler http.Handler
+
+	mu      sync.Mutex
+	counted map[[2]string]*counters // by route and policy
 }
 
 // New returns an Inspector. The error joins every fault of o.
@@ -93,7 +97,7 @@ func New(o Options) (*Inspector, error) {
 	}
 	in := &Inspector{
 		opts: o, ring: capture.NewRing(&o.Ring), keys: newKeys(),
-		streams: make(chan struct{}, maxStreams), started: time.Now(),
+		streams: make(chan struct{}, maxStreams), started: time.Now(), counted: map[[2]string]*counters{},
 	}
 	in.routes.Store(new([]Route))
 	files, err := fs.Sub(page, "page")

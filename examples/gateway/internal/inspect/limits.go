@@ -17,8 +17,8 @@ type Limits struct {
 	in      *Inspector
 	limiter limiter.Limiter
 	opts    limiter.Options
-	counted []counters // by rule
-	by      []string   // by rule: what it is counted by, for people
+	counted []*counters // by rule
+	by      []string    // by rule: what it is counted by, for people
 
 	mu    sync.Mutex // held while the rules change
 	rules atomic.Pointer[limits]
@@ -32,10 +32,20 @@ type limits struct {
 
 type counters struct{ allowed, refused, shadow, spared, failed atomic.Int64 }
 
-// Limits returns the middleware for rules, which must be valid. by says for each
-// what it is counted by.
-func (in *Inspector) Limits(l limiter.Limiter, rules limiter.Rules, by []string, opts limiter.Options) *Limits {
-	s := &Limits{in: in, limiter: l, opts: opts, by: by, counted: make([]counters, len(rules))}
+// Limits returns the middleware for the rules of a route, which must be valid. by
+// says for each what it is counted by. Rules of the same route and name go on
+// with the numbers of those before them, when a configuration is loaded anew.
+func (in *Inspector) Limits(route string, l limiter.Limiter, rules limiter.Rules, by []string, opts limiter.Options) *Limits {
+	s := &Limits{in: in, limiter: l, opts: opts, by: by, counted: make([]*counters, len(rules))}
+	in.mu.Lock()
+	for i, r := range rules {
+		id := [2]string{route, r.Policy.Name}
+		if in.counted[id] == nil {
+			in.counted[id] = new(counters)
+		}
+		s.counted[i] = in.counted[id]
+	}
+	in.mu.Unlock()
 	s.use(rules)
 	return s
 }
@@ -104,7 +114,7 @@ func (s *Limits) decided(r *http.Request, rules limiter.Rules, d limiter.Decisio
 		res := d.Results[j]
 		verdict, count := "allowed", &s.counted[i].allowed
 		switch {
-		case res.Source == 0:
+		case res.Source == 0 || !d.Allowed && res.Allowed && !rules[i].Shadow:
 			verdict, count = "spared", &s.counted[i].spared
 		case !res.Allowed && rules[i].Shadow:
 			verdict, count = "shadow", &s.counted[i].shadow

@@ -127,7 +127,7 @@ func (r *Route) state() routeState {
 func (s *Limits) state() []ruleState {
 	var states []ruleState
 	for i, r := range s.rules.Load().rules {
-		c := &s.counted[i]
+		c := s.counted[i]
 		states = append(states, ruleState{
 			Policy: r.Policy.Name, Rate: limiter.FormatRate(r.Policy.Limit, r.Policy.Window), Burst: r.Policy.Burst,
 			Algorithm: r.Policy.Algorithm.String(), By: s.by[i], Shadow: r.Shadow,

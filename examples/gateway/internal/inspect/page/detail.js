@@ -75,7 +75,8 @@ function curl(x) {
   return [...notes, words.join(" \\\n  ")].join("\n");
 }
 
-const rate = (d) => `${number(d.limit)} in ${duration(d.window / 1e6)}` + (d.capacity !== d.limit ? `, ${number(d.capacity)} at once` : "");
+const units = { 1e9: "a second", 60e9: "a minute", 3600e9: "an hour", 86400e9: "a day" };
+const rate = (d) => `${number(d.limit)} ${units[d.window] || "in " + duration(d.window / 1e6)}` + (d.capacity !== d.limit ? `, ${number(d.capacity)} at once` : "");
 
 function why(d, c, now, brief) {
   const parts = [];
@@ -83,7 +84,8 @@ function why(d, c, now, brief) {
   parts.push(el("h3", {}, title));
   if (d.reason) parts.push(el("p", {}, el("b", {}, d.policy), ": " + d.reason + "."));
   else {
-    const left = d.remaining >= 0 ? `${number(d.remaining)} of ${number(d.capacity)} left` : "";
+    const left = d.verdict !== "allowed" && isBucket(d.algorithm) ? `${Number((Math.floor(d.level * 100) / 100).toFixed(2))} of ${number(d.capacity)} was left`
+      : d.remaining >= 0 ? `${number(d.remaining)} of ${number(d.capacity)} left` : "";
     parts.push(el("p", {}, el("b", {}, d.policy), ` allows ${rate(d)} (${d.algorithm}). It asked for ${d.cost}; ${left || "nothing was left"}` +
       (d.verdict === "allowed" ? " afterwards." : d.retry >= 2 ** 62 ? ". It can never fit." : `. The same fits after ${duration(d.retry / 1e6)}.`)));
   }
