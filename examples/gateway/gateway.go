@@ -1,162 +1,239 @@
 package main
 
 import (
-	"cmp"
 	"context"
-	"fmt"
-	"log/slog"
+	"crypto/tls"
+	"errors"
 	"net/http"
-	"net/netip"
+	"os"
+	"strings"
+	"sync"
 	"time"
 
-	"github.com/goweir/weir/capture"
-	"github.com/goweir/weir/capture/decoders"
-	"github.com/goweir/weir/clientip"
 	"github.com/goweir/weir/examples/gateway/internal/config"
-	"github.com/goweir/weir/limiter"
 	"github.com/goweir/weir/proxy"
 )
 
-// newGateway builds the chain:
-//
-//	clientip -> match -> capture -> noteCut -> refuseOdd -> mux -> limiter -> proxy
-//
-// Matching comes before capture, so that the record of every request has its
-// route, and capture before the limits, so that refusals and requests for which
-// there is no route are recorded too. The proxies, one a route, are returned for
-// their tunnels to be drained.
-func newGateway(c *config.Config, demo string, quotas limiter.Limiter, sink capture.Sink, lost func(error), log *slog.Logger) (http.Handler, []*proxy.Proxy, error) {
-	trust := make([]netip.Prefix, len(c.Trust))
-	for i, p := range c.Trust {
-		trust[i] = p.Prefix
-	}
-	resolver, err := clientip.New(trust, nil)
+// A gateway is the chain of the latest configuration that was well. It is safe
+// for concurrent use.
+type gateway struct {
+	source source
+	out    outside
+	demo   *demoServer
+	conns  *connLimit
+
+	reloading sync.Mutex
+	mu        sync.RWMutex
+	current   *chain
+	live      map[*chain]bool // current, and those with requests under way
+	audits    map[*audit]bool
+	failed    error // of the latest attempt to load a configuration
+}
+
+// newGateway builds the first chain.
+func newGateway(c *config.Config, s source, out outside, demo *demoServer) (*gateway, error) {
+	g := &gateway{source: s, out: out, demo: demo, conns: newConnLimit(), live: map[*chain]bool{}, audits: map[*audit]bool{}}
+	first, err := g.build(c)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	var proxies []*proxy.Proxy
-	mux := http.NewServeMux()
-	bodiless := map[string]bool{} // by pattern
-	for i, r := range c.Routes {
-		h, p, err := newRoute(r, c.Timeouts, demo, quotas, resolver, log)
-		if err != nil {
-			return nil, nil, fmt.Errorf("routes[%d]: %w", i, err)
-		}
-		proxies = append(proxies, p)
-		mux.Handle(r.Path.Text, h)
-		bodiless[r.Path.Text] = !r.Capture
-	}
-	record := capture.Middleware(sink, captureOptions(c.Audit, bodiless, lost))
-	return resolver.Middleware(match(mux, record(noteCut(refuseOdd(mux))))), proxies, nil
+	g.swap(first)
+	return g, nil
 }
 
-// newRoute returns what answers the requests of one route, and the proxy in it.
-func newRoute(r config.Route, t config.Timeouts, demo string, quotas limiter.Limiter, resolver *clientip.Resolver, log *slog.Logger) (http.Handler, *proxy.Proxy, error) {
-	upstreams := make([]proxy.Upstream, len(r.Upstreams))
-	for i, u := range r.Upstreams {
-		upstreams[i].URL = string(u)
-		if u == config.Demo {
-			upstreams[i].URL = demo
-		}
+func (g *gateway) build(c *config.Config) (*chain, error) {
+	if err := g.demo.start(c.Routes, g.out.log); err != nil {
+		return nil, err
 	}
-	p, err := proxy.New(proxy.Config{
-		Upstreams:   upstreams,
-		StripPrefix: r.StripPrefix.Text,
-		Trust:       resolver,
-		ErrorLog:    log,
-		Timeouts: proxy.Timeouts{
-			Dial:           time.Duration(t.Upstream.Dial),
-			ResponseHeader: time.Duration(t.Upstream.Header),
-			UpstreamIdle:   time.Duration(t.Upstream.Idle),
-			ClientIdle:     time.Duration(t.Stall),
-		},
-	})
-	if err != nil || len(r.Limits) == 0 {
-		return p, p, err
-	}
-	rules := make(limiter.Rules, len(r.Limits))
-	for i, l := range r.Limits {
-		rules[i] = limiter.Rule{Policy: l.Policy(), Key: l.Key.Func()}
-	}
-	if err := rules.Validate(); err != nil {
-		return nil, nil, err
-	}
-	note := func(r *http.Request, d limiter.Decision) {
-		if !d.Allowed {
-			capture.From(r.Context()).Refused(refuser(rules, d))
-		}
-	}
-	return limiter.Middleware(quotas, rules, &limiter.Options{OnDecision: note})(p), p, nil
+	g.out.demo = g.demo.URL
+	return build(c, g.out, g.current)
 }
 
-// refuser names what refused a request, for its record.
-func refuser(rules limiter.Rules, d limiter.Decision) string {
-	if d.Rule < 0 {
-		return "limiter failed"
+// swap has a chain answer all requests that come from now on.
+func (g *gateway) swap(c *chain) {
+	g.conns.set(c.config.Server, prefixes(c.config.Trust))
+	g.mu.Lock()
+	before := g.current
+	g.current, g.failed = c, nil
+	g.live[c], g.audits[c.audit] = true, true
+	for old := range g.live {
+		select {
+		case <-old.ended:
+			delete(g.live, old)
+		default:
+		}
 	}
-	return rules[d.Rule].Policy.Name
+	g.mu.Unlock()
+	if g.out.swapped != nil {
+		g.out.swapped(c)
+	}
+	if before != nil {
+		before.retire()
+	}
 }
 
-// captureOptions says how much of bodies is recorded, and of which routes none.
-func captureOptions(a config.Audit, bodiless map[string]bool, lost func(error)) *capture.Options {
-	limit := cmp.Or(int(a.MaxBody), -1) // the file says 0 for what Options calls -1
-	return &capture.Options{
-		RequestCap:  limit,
-		ResponseCap: limit,
-		Budget:      capture.NewBudget(int64(a.Budget)),
-		OnError:     lost,
-		Decoders:    decoders.All(),
-		RequestBody: func(r *http.Request, skip capture.SkipReason) capture.SkipReason {
-			if skip == "" && bodiless[r.Pattern] {
-				return capture.SkipSampledOut
+// ServeHTTP hands a request to the chain there is at the moment, which sees it
+// to its end.
+func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	g.mu.RLock()
+	c := g.current
+	c.requests.Add(1)
+	g.mu.RUnlock()
+	defer c.leave()
+	c.ServeHTTP(w, r)
+}
+
+// chain returns the current one, and why the configuration that was to follow
+// it was refused, if it was.
+func (g *gateway) chain() (*chain, error) {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return g.current, g.failed
+}
+
+// proxies returns those of all chains that may have tunnels.
+func (g *gateway) proxies() []*proxy.Proxy {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	seen := map[*proxy.Proxy]bool{}
+	var ps []*proxy.Proxy
+	for c := range g.live {
+		for _, p := range c.proxies() {
+			if !seen[p] {
+				seen[p] = true
+				ps = append(ps, p)
 			}
-			return skip
-		},
-		ResponseBody: func(r *http.Request, _ int, _ http.Header, skip capture.SkipReason) capture.SkipReason {
-			if skip == "" && bodiless[r.Pattern] {
-				return capture.SkipSampledOut
-			}
-			return skip
-		},
-	}
-}
-
-// noteCut marks the records of exchanges that the end of the gateway cut short:
-// they look as if their clients had left.
-func noteCut(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		defer func() {
-			if context.Cause(r.Context()) == errShutdown {
-				capture.From(r.Context()).Set("cut_by", "shutdown")
-			}
-		}()
-		next.ServeHTTP(w, r)
-	})
-}
-
-// match tells everything behind it which route a request takes.
-func match(mux *http.ServeMux, next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !odd(r) {
-			_, r.Pattern = mux.Handler(r)
 		}
-		next.ServeHTTP(w, r)
-	})
+	}
+	return ps
 }
 
-// odd reports whether the target of r is something else than a path, such as
-// "*" or "http:opaque". ServeMux sees an empty path then and redirects to "/".
-func odd(r *http.Request) bool {
-	return r.URL.Opaque != "" || r.URL.Path != "" && r.URL.Path[0] != '/'
+// certificate is for [tls.Config].
+func (g *gateway) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	c, _ := g.chain()
+	if c.cert == nil {
+		return nil, errors.New("the configuration has no certificate any more")
+	}
+	return c.cert, nil
 }
 
-func refuseOdd(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if odd(r) {
-			w.Header().Set("Connection", "close")
-			http.Error(w, "The request target must be a path.", http.StatusBadRequest)
+// reload reads the configuration anew. One that is not well changes nothing.
+func (g *gateway) reload() error {
+	g.reloading.Lock()
+	defer g.reloading.Unlock()
+	c, err := g.source.read()
+	var next *chain
+	if err == nil {
+		next, err = g.build(c)
+	}
+	if err != nil {
+		for fault := range strings.SplitSeq(err.Error(), "\n") {
+			g.out.log.Error("configuration refused, that of before stays", "fault", fault)
+		}
+		g.mu.Lock()
+		g.failed = err
+		g.mu.Unlock()
+		if g.out.refused != nil {
+			g.out.refused(err)
+		}
+		return err
+	}
+	before := g.current.config
+	g.swap(next)
+	g.out.log.Info("configuration loaded", "file", c.File, "hash", next.sum)
+	for _, field := range needRestart(before, c) {
+		g.out.log.Warn("takes effect with the next start only", "field", field)
+	}
+	return nil
+}
+
+// needRestart names the fields that have changed and that nothing can be done
+// about while the gateway runs.
+func needRestart(before, now *config.Config) []string {
+	var fields []string
+	for _, f := range []struct {
+		name    string
+		changed bool
+	}{
+		{"listen", before.Listen != now.Listen},
+		{"tls, whether there is any", (before.TLS.Cert == "") != (now.TLS.Cert == "")},
+		{"timeouts.read_header", before.Timeouts.ReadHeader != now.Timeouts.ReadHeader},
+		{"timeouts.idle", before.Timeouts.Idle != now.Timeouts.Idle},
+		{"timeouts.leave", before.Timeouts.Leave != now.Timeouts.Leave},
+		{"timeouts.shutdown", before.Timeouts.Shutdown != now.Timeouts.Shutdown},
+		{"timeouts.leave", before.Timeouts.Leave != now.Timeouts.Leave},
+		{"log", before.Log != now.Log},
+		{"admin", before.Admin != now.Admin},
+		{"log", before.Log != now.Log},
+	} {
+		if f.changed {
+			fields = append(fields, f.name)
+		}
+	}
+	return fields
+}
+
+// reopen opens the audit file anew, when somebody has moved it away.
+func (g *gateway) reopen() {
+	c, _ := g.chain()
+	c.audit.reopen()
+}
+
+// watch reloads when the configuration file has changed, and has then stayed as
+// it is for one look, so that no half of a file is read. It returns when ctx
+// ends. loaded is what the file was when it was read first.
+func (g *gateway) watch(ctx context.Context, every time.Duration, loaded fileStamp) {
+	if g.source.file == "" {
+		return
+	}
+	last := loaded
+	for tick := time.Tick(every); ; {
+		select {
+		case <-ctx.Done():
 			return
+		case <-tick:
 		}
-		next.ServeHTTP(w, r)
-	})
+		now := g.source.stamp()
+		if now != loaded && now == last && now != (fileStamp{}) {
+			loaded = now
+			g.reload()
+		}
+		last = now
+	}
+}
+
+// A fileStamp tells whether a file was written.
+type fileStamp struct{ size, modified int64 }
+
+func (s source) stamp() (stamp fileStamp) {
+	if info, err := os.Stat(s.file); err == nil {
+		stamp = fileStamp{info.Size(), info.ModTime().UnixNano()}
+	}
+	return stamp
+}
+
+// end releases all parts and returns what went wrong with the audit. No request
+// may be under way but those that do not end.
+func (g *gateway) end() error {
+	g.reloading.Lock()
+	defer g.reloading.Unlock()
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	for c := range g.live {
+		c.retire()
+	}
+	patience := time.After(time.Second)
+	for c := range g.live {
+		select {
+		case <-c.ended:
+		case <-patience:
+			c.release()
+			<-c.ended
+		}
+	}
+	var errs []error
+	for a := range g.audits {
+		errs = append(errs, a.result())
+	}
+	return errors.Join(errs...)
 }

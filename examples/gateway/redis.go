@@ -6,10 +6,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
 
+	"github.com/goweir/weir/adapters/weirprom"
 	"github.com/goweir/weir/examples/gateway/internal/config"
 	"github.com/goweir/weir/limiter"
 	"github.com/goweir/weir/limiter/failover"
@@ -22,18 +26,35 @@ const diagnosis = 5 * time.Second
 // A store is where quotas are counted.
 type store struct {
 	limiter.Limiter
-	about string // for people; empty: in memory
-	close []func()
+	backend *redislimiter.Limiter // nil: in memory
+	memory  *limiter.Memory       // nil: on a server
+	outages *outages              // of the server
+	about   string                // for people; empty: in memory
+	close   []func()
+}
+
+// quotas returns the store of the configuration, with all that is counted there
+// unless it is another one than before.
+func (b *builder) quotas() (*store, error) {
+	s, _, err := reuse(b, "store", config.Identity(b.Redis), func() (*store, func(), error) {
+		s, err := openStore(b.Redis, b.dry, b.log, b.observe)
+		if err != nil {
+			return nil, nil, b.At(b.Redis.Pos, "redis", err)
+		}
+		return s, s.Close, nil
+	})
+	return s, err
 }
 
 // openStore returns the store that the configuration asks for. It does not wait
 // for a Redis server: the gateway starts without it, as it goes on without it.
-func openStore(c config.Redis, log *slog.Logger) (*store, error) {
+func openStore(c config.Redis, dry bool, log *slog.Logger, watch observers) (*store, error) {
 	s := new(store)
 	url := c.URL
 	switch url {
 	case "":
-		s.Limiter = limiter.NewMemory(nil)
+		s.memory = limiter.NewMemory(&limiter.MemoryOptions{Observer: watch.limiter})
+		s.Limiter = s.memory
 		return s, nil
 	case config.Embedded:
 		server, err := miniredis.Run()
@@ -46,18 +67,20 @@ func openStore(c config.Redis, log *slog.Logger) (*store, error) {
 	default:
 		s.about = fmt.Sprintf("limits are shared through Redis; while it is away: %v", failover.Mode(c.WhenDown))
 	}
+	redis.SetLogger(poolLog{seldom(log)})
 	client, err := redislimiter.Open(url)
 	if err != nil {
 		s.Close()
-		return nil, usageError{err}
+		return nil, err
 	}
 	s.close = append(s.close, func() { client.Close() })
 	backend, err := redislimiter.New(client, &redislimiter.Options{Prefix: c.Prefix, Secret: []byte(c.Secret)}) // no Secret is an empty one
 	if err != nil {
 		s.Close()
-		return nil, usageError{err}
+		return nil, err
 	}
-	if c.URL != config.Embedded {
+	s.backend = backend
+	if c.URL != config.Embedded && !dry {
 		ctx, cancel := context.WithTimeout(context.Background(), diagnosis)
 		ended := make(chan struct{})
 		s.close = append(s.close, func() { cancel(); <-ended })
@@ -67,10 +90,11 @@ func openStore(c config.Redis, log *slog.Logger) (*store, error) {
 			diagnose(ctx, backend, log)
 		}()
 	}
+	s.outages = &outages{log: log, noisy: seldom(log), next: watch.failover, whenDown: failover.Mode(c.WhenDown)}
 	s.Limiter = failover.New(backend, failover.Mode(c.WhenDown), &failover.Options{
 		Budget:    time.Duration(c.Budget),
 		Instances: int(c.Instances),
-		Observer:  outages{log},
+		Observer:  s.outages,
 	})
 	return s, nil
 }
@@ -97,18 +121,64 @@ func (s *store) Close() {
 	}
 }
 
-// outages logs when the backend goes away and when it is back.
-type outages struct{ log *slog.Logger }
+// probes says when the server is away.
+func (s *store) probes() []probe {
+	if s.outages == nil {
+		return nil
+	}
+	return []probe{{"redis", s.outages.why}}
+}
 
-func (o outages) Observe(_ context.Context, e limiter.Event) {
+// collectors returns what is asked at each scrape.
+func (s *store) collectors() []prometheus.Collector {
+	if s.memory == nil {
+		return nil
+	}
+	return []prometheus.Collector{weirprom.Memory("quotas", s.memory)}
+}
+
+// outages logs when the backend goes away and when it is back, once each, and
+// what it fails with in between at most once a second.
+type outages struct {
+	log, noisy *slog.Logger
+	next       limiter.Observer // nil: nobody
+	whenDown   failover.Mode
+	since      atomic.Pointer[time.Time] // nil: it is not away
+}
+
+func (o *outages) Observe(ctx context.Context, e limiter.Event) {
 	switch e.Kind {
 	case limiter.EventFailure:
-		o.log.Debug("Redis did not answer", "error", e.Err)
+		o.noisy.Warn("Redis did not answer", "error", e.Err)
 	case limiter.EventBreakerOpen:
-		o.log.Error("Redis is away: see redis.when_down for how limits are held meanwhile")
+		if now := time.Now(); o.since.CompareAndSwap(nil, &now) { // else a probe failed, and it is away as before
+			o.log.Error("Redis is away: see redis.when_down for how limits are held meanwhile", "when_down", o.whenDown.String())
+		}
 	case limiter.EventBreakerClosed:
-		o.log.Info("Redis is back")
+		if since := o.since.Swap(nil); since != nil {
+			o.log.Info("Redis is back", "after", time.Since(*since))
+		}
 	}
+	if o.next != nil {
+		o.next.Observe(ctx, e)
+	}
+}
+
+// A poolLog takes what go-redis would write to standard error by itself: a line
+// for each connection that cannot be opened.
+type poolLog struct{ log *slog.Logger }
+
+func (p poolLog) Printf(_ context.Context, format string, args ...any) {
+	p.log.Warn("the Redis client", "says", fmt.Sprintf(format, args...))
+}
+
+// why is empty while the server answers.
+func (o *outages) why() string {
+	since := o.since.Load()
+	if since == nil {
+		return ""
+	}
+	return fmt.Sprintf("Redis has been away since %s; redis.when_down is %v", since.UTC().Format(time.RFC3339), o.whenDown)
 }
 
 // describe prints where quotas are counted, unless it is in memory.

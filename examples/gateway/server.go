@@ -2,16 +2,17 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/goweir/weir/examples/gateway/internal/config"
-	"github.com/goweir/weir/proxy"
 )
 
 // maxHeaderBytes bounds a request's header; net/http allows 1 MiB, most of which
@@ -26,8 +27,11 @@ const maxHeaderBytes = 32 << 10
 // that the proxy has no part in.
 type server struct {
 	http     *http.Server
-	proxies  []*proxy.Proxy
+	gateway  *gateway
+	leave    time.Duration
 	shutdown time.Duration
+	health   *health
+	metrics  *metrics
 	log      *slog.Logger
 
 	cut      context.CancelCauseFunc // cancels every request
@@ -37,15 +41,20 @@ type server struct {
 // errShutdown is why requests are cancelled that did not end in time.
 var errShutdown = errors.New("the gateway shuts down")
 
-func newServer(h http.Handler, proxies []*proxy.Proxy, t config.Timeouts, log *slog.Logger) *server {
+func newServer(g *gateway, t config.Timeouts, state *health, m *metrics, log *slog.Logger) *server {
 	ctx, cut := context.WithCancelCause(context.Background())
-	s := &server{proxies: proxies, shutdown: time.Duration(t.Shutdown), log: log, cut: cut}
+	s := &server{
+		gateway: g, leave: time.Duration(t.Leave), shutdown: time.Duration(t.Shutdown),
+		health: state, metrics: m, log: log, cut: cut,
+	}
 	s.http = &http.Server{
-		Handler:           s.counted(lingering(h, time.Duration(t.Stall))),
+		Handler:           s.counted(g),
 		ReadHeaderTimeout: time.Duration(t.ReadHeader),
 		IdleTimeout:       time.Duration(t.Idle),
 		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		ErrorLog:          slog.NewLogLogger(serverLog(log), slog.LevelWarn),
+		ConnState:         m.connection,
+		TLSConfig:         &tls.Config{GetCertificate: g.certificate},
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
 	return s
@@ -59,6 +68,8 @@ func (s *server) counted(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.inFlight.RLock()
 		defer s.inFlight.RUnlock()
+		s.metrics.inFlight.Inc()
+		defer s.metrics.inFlight.Dec()
 		next.ServeHTTP(w, r)
 	})
 }
@@ -82,31 +93,82 @@ func lingering(next http.Handler, limit time.Duration) http.Handler {
 // the shutdown timeout, or a second signal, it cuts those that have not.
 func (s *server) serve(ln net.Listener, signals <-chan os.Signal) error {
 	failed := make(chan error, 1)
-	go func() { failed <- s.http.Serve(ln) }()
-	select {
-	case err := <-failed:
+	go func() {
+		if c, _ := s.gateway.chain(); c.cert != nil {
+			failed <- s.http.ServeTLS(ln, "", "")
+			return
+		}
+		failed <- s.http.Serve(ln)
+	}()
+	if err := s.untilSignal(failed, signals); err != nil {
 		return err
-	case sig := <-signals:
-		s.log.Info("no new connections: waiting for requests in flight", "signal", sig.String(), "at_most", s.shutdown)
 	}
+	s.health.draining.Store(true)
+	s.takeLeave(signals)
+	s.log.Info("no new connections: waiting for requests in flight", "at_most", s.shutdown)
 	ctx, cancel := context.WithTimeout(context.Background(), s.shutdown)
 	defer cancel()
 	go func() {
-		select {
-		case <-signals:
-			cancel()
-		case <-ctx.Done():
+		for {
+			select {
+			case sig := <-signals:
+				if sig == syscall.SIGHUP {
+					continue
+				}
+				cancel()
+			case <-ctx.Done():
+			}
+			return
 		}
 	}()
 	s.drain(ctx)
 	return nil
 }
 
+// untilSignal returns when a signal says that the gateway is to end. SIGHUP says
+// that it is to look at its files again.
+func (s *server) untilSignal(failed <-chan error, signals <-chan os.Signal) error {
+	for {
+		select {
+		case err := <-failed:
+			return err
+		case sig := <-signals:
+			if sig == syscall.SIGHUP {
+				s.gateway.reopen()
+				s.gateway.reload()
+				continue
+			}
+			s.log.Info("not ready any more", "signal", sig.String())
+			return nil
+		}
+	}
+}
+
+// takeLeave gives whoever asks /readyz the time to send new clients elsewhere.
+// Those that are here are asked to open their next connection elsewhere, too.
+func (s *server) takeLeave(signals <-chan os.Signal) {
+	if s.leave == 0 {
+		return
+	}
+	s.http.SetKeepAlivesEnabled(false)
+	s.log.Info("new connections are taken for a while yet", "leave", s.leave)
+	for over := time.After(s.leave); ; {
+		select {
+		case sig := <-signals: // whoever sends a third one wants it to end at once
+			if sig == syscall.SIGHUP {
+				continue
+			}
+		case <-over:
+		}
+		return
+	}
+}
+
 // drain returns when no handler runs any more. When ctx ends it cancels the
 // requests that do and closes their connections.
 func (s *server) drain(ctx context.Context) {
 	idle := make(chan struct{})
-	for _, p := range s.proxies {
+	for _, p := range s.gateway.proxies() {
 		// Those that do not answer are left to cut, so that the audit says so.
 		go p.Shutdown(context.WithoutCancel(ctx))
 	}

@@ -29,8 +29,8 @@ func describe(w io.Writer, c *config.Config) {
 func upstreamNames(us []config.Upstream) string {
 	var names []string
 	for _, u := range us {
-		name := string(u)
-		if u == config.Demo {
+		name := string(u.URL)
+		if u.URL == config.Demo {
 			name = "the demo upstream inside"
 		}
 		names = append(names, name)

@@ -18,22 +18,25 @@ type demoServer struct {
 	http http.Server
 }
 
-// startDemo starts the demo upstream if a route needs it.
-func startDemo(routes []config.Route, log *slog.Logger) (*demoServer, error) {
-	s := new(demoServer)
-	if !slices.ContainsFunc(routes, func(r config.Route) bool { return slices.Contains(r.Upstreams, config.Demo) }) {
-		return s, nil
+// start starts the demo upstream if a route needs it and it does not run yet.
+func (s *demoServer) start(routes []config.Route, log *slog.Logger) error {
+	if s.URL != "" || !slices.ContainsFunc(routes, func(r config.Route) bool { return usesDemo(r.Upstreams) || usesDemo(r.Fallback.Upstreams) }) {
+		return nil
 	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	s.URL = "http://" + ln.Addr().String()
 	s.http.Handler = demo.Handler()
 	s.http.ReadHeaderTimeout = 5 * time.Second
 	s.http.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelWarn)
 	go s.http.Serve(ln)
-	return s, nil
+	return nil
+}
+
+func usesDemo(us []config.Upstream) bool {
+	return slices.ContainsFunc(us, func(u config.Upstream) bool { return u.URL == config.Demo })
 }
 
 // Close ends the demo upstream at once.

@@ -2,6 +2,7 @@ package config_test
 
 import (
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -58,10 +59,11 @@ func TestParse(t *testing.T) {
 			t.Errorf("trust[%d] is %v, want %v", i, got, want)
 		}
 	}
-	if got, want := c.Audit, (config.Audit{File: "audit.jsonl", MaxSize: 2 << 20, Keep: 5, MaxBody: 16 << 10, Budget: 1 << 30}); got != want {
+	if got, want := c.Audit, (config.Audit{Pos: config.Pos{Line: 4, Column: 8}, File: "audit.jsonl", MaxSize: 2 << 20, Keep: 5, MaxBody: 16 << 10, Budget: 1 << 30, Refusals: 100}); !reflect.DeepEqual(got, want) {
 		t.Errorf("audit is %+v, want %+v", got, want)
 	}
 	if got, want := c.Redis, (config.Redis{
+		Pos: config.Pos{Line: 5, Column: 8},
 		URL: "redis://127.0.0.1:6379", Prefix: "weir", Secret: "s", WhenDown: config.WhenDown(failover.Closed),
 		Instances: 3, Budget: config.Duration(20 * time.Millisecond),
 	}); got != want {
@@ -75,7 +77,7 @@ func TestParse(t *testing.T) {
 		t.Errorf("routes[0] is %+v", r)
 	}
 	l := r.Limits[1]
-	if l.Name != "client" || l.Key != (config.Key{Kind: "header", Name: "X-Api-Key"}) ||
+	if l.Name != "client" || l.Key != ("header:X-Api-Key") ||
 		l.Rate != (config.Rate{Limit: 10, Window: 500 * time.Millisecond}) || l.Burst != 20 {
 		t.Errorf("routes[0].limits[1] is %+v", l)
 	}
@@ -85,7 +87,7 @@ func TestParse(t *testing.T) {
 	if got := r.Limits[0].Policy(); got.Algorithm != limiter.TokenBucket {
 		t.Errorf("routes[0].limits[0] is %v, want a token bucket by default", got)
 	}
-	if !c.Routes[1].Capture || c.Routes[1].Upstreams[0] != config.Demo {
+	if !c.Routes[1].Capture || c.Routes[1].Upstreams[0].URL != config.Demo {
 		t.Errorf("routes[1] is %+v, want capture by default and the demo", c.Routes[1])
 	}
 	if got := c.Routes[2].Limits; len(got) != 1 || got[0].Name != "everyone" {
@@ -98,13 +100,13 @@ func TestDefaults(t *testing.T) {
 	if got, want := string(c.Listen), "127.0.0.1:8080"; got != want {
 		t.Errorf("listen is %q, want %q", got, want)
 	}
-	if got, want := c.Audit, (config.Audit{File: "gateway-audit.jsonl", MaxSize: 1 << 30, Keep: 5, MaxBody: 64 << 10, Budget: 64 << 20}); got != want {
+	if got, want := c.Audit, (config.Audit{File: "gateway-audit.jsonl", MaxSize: 1 << 30, Keep: 5, MaxBody: 64 << 10, Budget: 64 << 20, Refusals: 100}); !reflect.DeepEqual(got, want) {
 		t.Errorf("audit is %+v, want %+v", got, want)
 	}
 	second := config.Duration(time.Second)
 	want := config.Timeouts{
 		ReadHeader: 5 * second, Idle: 60 * second, Stall: 60 * second, Shutdown: 15 * second,
-		Upstream: config.UpstreamTimeouts{Dial: 2 * second, Header: 30 * second, Idle: 60 * second},
+		Upstream: config.UpstreamTimeouts{Dial: 2 * second, Header: 30 * second, Idle: 60 * second, TunnelIdle: 3600 * second},
 	}
 	if c.Timeouts != want {
 		t.Errorf("timeouts are %+v, want %+v", c.Timeouts, want)
@@ -123,8 +125,8 @@ var faulty = []struct {
 	{"tab", "\troutes: 1", []string{"1:7: not YAML: tab"}},
 	{"wrong indentation", "audit:\n  file: a\n budget: 1KiB\n", []string{"3:2: not YAML: "}},
 	{"null", "~", []string{"1:1: is empty"}},
-	{"a list", "- a\n- b", []string{"1:1: want fields (listen, trust, audit, redis, timeouts, routes), got a list"}},
-	{"a text", "hello", []string{`1:1: want fields (listen, trust, audit, redis, timeouts, routes), got the text "hello"`}},
+	{"a list", "- a\n- b", []string{"1:1: want fields (listen, tls, server, trust, audit, redis, timeouts, admin, log, limit_headers, api_keys, in_flight, bandwidth, routes), got a list"}},
+	{"a text", "hello", []string{`1:1: want fields (listen, tls, server, trust, audit, redis, timeouts, admin, log, limit_headers, api_keys, in_flight, bandwidth, routes), got the text "hello"`}},
 	{"two documents", "routes: [{path: /, upstreams: [demo]}]\n---\nroutes: []", []string{"3:1: a second document"}},
 	{"no routes", "listen: :8080", []string{`1:1: "routes" is missing`}},
 	{"empty routes", "listen: :8080\nroutes: []", []string{`1:1: "routes" is missing`}},
@@ -132,7 +134,7 @@ var faulty = []struct {
 	{"null by alias", "trust: &none\nroutes: *none", []string{`1:1: "routes" is missing`}},
 	{"unknown fields", "lisen: :1\nwhatever: 2\nroutes: [{path: /, upstreams: [demo], limit: []}]", []string{
 		`1:1: unknown field "lisen": did you mean listen?`,
-		`2:1: unknown field "whatever": want one of listen, trust, audit, redis, timeouts, routes`,
+		`2:1: unknown field "whatever": want one of listen, tls, server, trust, audit, redis, timeouts, admin, log, limit_headers, api_keys, in_flight, bandwidth, routes`,
 		`3:39: routes[0]: unknown field "limit": did you mean limits?`,
 	}},
 	{"duplicates", "listen: :1\nlisten: :2\naudit: {file: a, file: b}\nroutes: [{path: /, upstreams: [demo]}]", []string{
@@ -184,12 +186,12 @@ routes:
 `, []string{
 		`1:9: listen: want one value, got a list`,
 		`2:8: trust: want a list, got the text "10.0.0.0/8"`,
-		`3:8: audit: want fields (file, max_size, keep, max_body, budget), got the text "audit.jsonl"`,
-		`4:22: timeouts.upstream: want fields (dial, header, idle), got the text "5s"`,
+		`3:8: audit: want fields (file, max_size, keep, har, log, full, max_body, budget, only, refusals_per_second, redact, redact_paths, allow_only), got the text "audit.jsonl"`,
+		`4:22: timeouts.upstream: want fields (dial, header, idle, tunnel_idle, total), got the text "5s"`,
 		`6:11: routes[0].path: want one value, got fields`,
-		`7:23: routes[0].upstreams[1]: want one value, got a list`,
+		`7:23: routes[0].upstreams[1]: want fields (url, weight), got a list`,
 		`9:16: routes[0].limits[0].name: want a text, got the number 12; quote it if it is one`,
-		`10:9: routes[0].limits[1]: want fields (name, key, rate, burst, algorithm), got the text "x"`,
+		`10:9: routes[0].limits[1]: want fields (name, key, rate, burst, algorithm, cost, shadow, match, refund_if, plans), got the text "x"`,
 		`11:9: routes[0].limits[2]: is empty`,
 	}},
 	{"bad limits", `routes:
@@ -202,7 +204,7 @@ routes:
       - {key: "ip:x", rate: /s, burst: 1.5}
       - {name: d, rat: 1/s, ky: ip}
 `, []string{
-		`5:24: routes[0].limits[0].key: "everyone" is no key: want global, ip, route, path, header:NAME or cookie:NAME`,
+		`5:24: routes[0].limits[0].key: "everyone" is no key: want global, ip, net:V4/V6, route, path, api_key, header:NAME or cookie:NAME`,
 		`5:40: routes[0].limits[0].rate: "10": no "/"; want a form such as "10/s"`,
 		`6:24: routes[0].limits[1].key: "header" is no key`,
 		`6:38: routes[0].limits[1].rate: "10/x": the unit is none of`,
@@ -262,6 +264,114 @@ routes: [{path: /, upstreams: [demo]}]
 		`10:9: routes[1].limits[2]: limit "twice" is listed twice`,
 	}},
 	{"pattern that wants quotes", "routes: [{path: /a/{x}, upstreams: [demo]}]", []string{"1:20: not YAML: "}},
+	{"pools", `routes:
+  - path: /
+    upstreams: [{url: demo, weight: 1001}, {weight: 2}, {url: ftp://x}]
+    pool: {balance: random, ejection: {share: 2}, breaker: {failure_ratio: 0}, retries: {max: -1}}
+  - path: /b
+    upstreams: [{url: demo, weight: 1001}, demo]
+    pool:
+      balance: by_key
+      retries: {hedge: 1s, statuses: [404]}
+  - path: /c
+    upstreams: [demo]
+    pool: {key: ip}
+  - {path: /d, upstreams: [demo], fallback: {json: "{", file: x, status: 100}}
+  - {path: /e, upstreams: [demo], fallback: {}}
+`, []string{
+		`3:44: routes[0].upstreams[1]: "url" is missing`,
+		`3:63: routes[0].upstreams[2].url: "ftp://x" has no scheme that is allowed: http or https; want http://`,
+		`4:21: routes[0].pool.balance: "random" is unknown: want round_robin, least_in_flight or by_key`,
+		`4:47: routes[0].pool.ejection.share: "2" is no share: want a number above 0 and up to 1, such as 0.5`,
+		`4:76: routes[0].pool.breaker.failure_ratio: "0" is no share: want a number above 0 and up to 1, such as 0.5`,
+		`4:95: routes[0].pool.retries.max: "-1" is no count: want a whole number from 1 to 2147483647`,
+		`8:7: routes[1].pool: upstreams[0].weight is 1001: 0 (meaning 1) to 1000 are allowed`,
+		`8:7: routes[1].pool: upstreams[1].url "http://demo" is there twice: Weight gives it a larger share`,
+		`8:7: routes[1].pool: key and Balance do not agree: Key is needed for ByKey, and only for it`,
+		`8:7: routes[1].pool: retries.statuses has 404: 429 and 500 to 599 are allowed`,
+		`8:7: routes[1].pool: retries.hedge is 1s with Max 0: 0 (meaning no hedging), and more if Max is 1 or more, are`,
+		`12:11: routes[2].pool: key and Balance do not agree: Key is needed for ByKey, and only for it`,
+		`13:45: routes[3].fallback: want one of file, json, upstreams and stale`,
+		`13:45: routes[3].fallback.json: is not JSON`,
+		`13:45: routes[3].fallback.status: is 100; want 200 to 599`,
+		`14:45: routes[4].fallback: want one of file, json, upstreams and stale`,
+	}},
+	{"in flight", `in_flight: {wait: 1s, shared: true, status: 200}
+routes:
+  - {path: /, upstreams: [demo], in_flight: {max: 0, key: api_key, per_key: 2}}
+  - {path: /a, upstreams: [demo], in_flight: {name: same, max: 1, adaptive: {tolerance: 11}}}
+  - {path: /b, upstreams: [demo], in_flight: {name: same, max: 1, adaptive: {min: 2}}}
+`, []string{
+		`1:12: in_flight.status: is 200; want 503, 429 or 504`,
+		`1:12: in_flight: policy "in-flight": Max is 0, and so is MaxPerKey; one of them is needed`,
+		`1:12: in_flight.shared: there is no redis.url to share it through`,
+		`3:45: routes[0].in_flight.key: api_key: there are no plans in api_keys, so no request has one`,
+		`3:51: routes[0].in_flight.max: "0" is no count: want a whole number from 1 to 2147483647`,
+		`4:89: routes[1].in_flight.adaptive.tolerance: "11" is no factor: want a number from 1 to 10, such as 1.5`,
+		`5:46: routes[2].in_flight.name: "same" is there already, at 4:46`,
+		`5:46: routes[2].in_flight: policy "same": Adaptive.Min is 2; allowed: 0 (a tenth of Max) to Max, 1`,
+	}},
+	{"bandwidth", `bandwidth: {per_key: 10, total: 1MiB/s, classes: [{name: a}, {name: a, max: 1}], bodies: all}
+api_keys: {header: "a b", plans: [{name: p, class: c, keys: ["", "sha256:12", x]}, {name: p, keys: [x]}]}
+routes:
+  - {path: /, upstreams: [demo], class: b, bandwidth: 10}
+`, []string{
+		`1:1: api_keys.header: "a b" is no name of a header`,
+		`1:12: bandwidth: limits.classes[1].name is "a", as that of Classes[0]`,
+		`1:22: bandwidth.per_key: "10": does not end in "/s"; want a form such as "512KiB/s", "2MiB/s" or "100MB/s"`,
+		`1:77: bandwidth.classes[1].max: "1": does not end in "/s"; want a form such as "512KiB/s", "2MiB/s" or "100MB/`,
+		`1:90: bandwidth.bodies: "all" is unknown: want responses, requests or both`,
+		`2:35: api_keys.plans[0].class: "c" is no class of bandwidth.classes`,
+		`2:62: api_keys.plans[0].keys[0]: is empty`,
+		`2:66: api_keys.plans[0].keys[1]: want 64 hexadecimal digits after sha256:`,
+		`2:84: api_keys.plans[1]: plan "p" is there already, at 2:35`,
+		`2:101: api_keys.plans[1].keys[0]: is listed twice, first at 2:79`,
+		`4:5: routes[0].class: "b" is no class of bandwidth.classes`,
+		`4:55: routes[0].bandwidth: "10": does not end in "/s"; want a form such as "512KiB/s", "2MiB/s" or "100MB/s"`,
+	}},
+	{"rules", `api_keys: {plans: [{name: gold}]}
+routes:
+  - path: /
+    upstreams: [demo]
+    limits:
+      - {name: a, key: "api_key | ip", rate: 1/s, cost: 0, plans: [{plan: god, rate: 1/s}, {plan: gold}, {plan: gold, rate: 2/s}]}
+      - {name: b, key: "ip+net:33/64", rate: 1/s, refund_if: [6xx, 99], match: {methods: [get], paths: [x]}}
+      - {name: c, key: "header:A|", rate: 1/s, algorithm: fixed_window, plans: [{plan: gold, rate: 1/s, burst: 2}]}
+      - {name: d, key: "net:24/56", rate: 1/s, match: {methods: [get], paths: [x]}}
+`, []string{
+		`6:57: routes[0].limits[0].cost: "0" is no count: want a whole number from 1 to 2147483647`,
+		`6:68: routes[0].limits[0].plans[0].plan: "god" is no plan of api_keys`,
+		`6:92: routes[0].limits[0].plans[1]: "rate" is missing`,
+		`6:106: routes[0].limits[0].plans[2].plan: "gold" is listed twice`,
+		`7:9: routes[0].limits[1].match.paths[0]: "x" does not begin with a slash`,
+		`7:9: routes[0].limits[1].match.methods[0]: "get" is no method: want GET, POST or the like`,
+		`7:24: routes[0].limits[1].key: "ip+net:33/64" is no key: want global, ip, net:V4/V6, route, path, api_key, hea`,
+		`7:63: routes[0].limits[1].refund_if[0]: "6xx" is no status: want 404, 5xx or the like, or 0 for no response`,
+		`7:68: routes[0].limits[1].refund_if[1]: "99" is no status: want 404, 5xx or the like, or 0 for no response`,
+		`8:24: routes[0].limits[2].key: "header:A|" is no key: want global, ip, net:V4/V6, route, path, api_key, header`,
+		`8:81: routes[0].limits[2].plans[0]: policy "c": Burst is 2; allowed with a fixed window: 0, as its capacity is`,
+		`9:9: routes[0].limits[3].match.paths[0]: "x" does not begin with a slash`,
+		`9:9: routes[0].limits[3].match.methods[0]: "get" is no method: want GET, POST or the like`,
+	}},
+	{"capture", `audit: {redact_paths: ["$..[", "x"], redact: [""], only: [2xy], full: wait}
+tls: {cert: c.pem}
+limit_headers: all
+server: {per_ip: 0}
+routes: [{path: /, upstreams: [demo], timeouts: {total: 0s}, max_body: 1, unkeyed: no}]
+`, []string{
+		`1:8: audit: redact: "" has neither a letter nor a digit`,
+		`1:8: audit: redact_paths: "$..[" is no path from byte 1 on (allowed: $ followed by .name, ['name'], [0], [*], `,
+		`1:8: audit: redact_paths: "x" is no path from byte 0 on (allowed: $ followed by .name, ['name'], [0], [*], .*,`,
+		`1:47: audit.redact[0]: is empty`,
+		`1:59: audit.only[0]: "2xy" is no status: want 404, 5xx or the like, or 0 for no response`,
+		`1:71: audit.full: "wait" is unknown: want drop_newest, drop_oldest or block`,
+		`2:6: tls: want both cert and key`,
+		`3:16: limit_headers: "all" is unknown: want draft10, x_ratelimit or none`,
+		`4:18: server.per_ip: "0" is no count: want a whole number from 1 to 2147483647`,
+		`5:57: routes[0].timeouts.total: "0s" is not above zero`,
+		`5:72: routes[0].max_body: "1" is no size: want a whole number and B, KiB, MiB, GiB, kB, MB or GB, such as 64Ki`,
+		`5:84: routes[0].unkeyed: "no" is unknown: want refuse or skip`,
+	}},
 	{"conflicting patterns", `routes:
   - {path: "/a/{x}/b", upstreams: [demo]}
   - {path: "/a/", upstreams: [demo]}

@@ -18,6 +18,7 @@ const maxValues = 50_000
 //
 // What the types say:
 //   - a type that implements [encoding.TextUnmarshaler] reads a scalar;
+//   - one that is a struct with tags as well reads a mapping, too;
 //   - bool and string read what YAML calls so;
 //   - a struct reads a mapping, a slice a sequence;
 //   - the tag yaml:"name" names a field, default:"text" is read as if it stood
@@ -58,7 +59,7 @@ func (d *decoder) value(dst reflect.Value, n ast.Node, field string) (written bo
 			return true
 		}
 		setPos(dst, posOf(n))
-	case isText:
+	case isText && (dst.Kind() != reflect.Struct || len(fieldsOf(dst)) == 0):
 		d.fault(posOf(n), field, "want one value, got %s", kindOf(n))
 	case dst.Kind() == reflect.Bool:
 		d.bool(dst, n, field)

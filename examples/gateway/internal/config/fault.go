@@ -24,6 +24,9 @@ type Fault struct {
 }
 
 func (f Fault) Error() string {
+	if f.Pos == (Pos{}) { // it was not read from a file
+		return fmt.Sprintf("%s: %s", tame(f.Field), tame(f.Text))
+	}
 	if f.Field == "" {
 		return fmt.Sprintf("%s:%v: %s", f.File, f.Pos, tame(f.Text))
 	}

@@ -13,6 +13,7 @@ import (
 // are more than a line.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(whole))
+	f.Add([]byte(everything))
 	for _, tt := range faulty {
 		if len(tt.text) < 4<<10 {
 			f.Add([]byte(tt.text))
@@ -23,6 +24,9 @@ func FuzzParse(f *testing.F) {
 		if err == nil {
 			if len(c.Routes) == 0 || c.Listen == "" || c.Audit.File == "" || c.Timeouts.Idle <= 0 {
 				t.Errorf("accepted without what must be there: %+v", c)
+			}
+			if _, err := config.Parse("again.yaml", []byte(config.Text(*c))); err != nil {
+				t.Errorf("printed and read again: %v", err)
 			}
 			return
 		}

@@ -2,6 +2,8 @@ package config
 
 import (
 	"fmt"
+	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,7 +18,58 @@ type Limit struct {
 	Rate      Rate      `yaml:"rate" required:"true"`
 	Burst     Count     `yaml:"burst"` // 0: as much as the rate allows in one window
 	Algorithm Algorithm `yaml:"algorithm" default:"token_bucket"`
+	Cost      Count     `yaml:"cost" default:"1"`
+	Shadow    bool      `yaml:"shadow"`
+	Match     Match     `yaml:"match"`
+	RefundIf  []Status  `yaml:"refund_if"`
+	Plans     []Quota   `yaml:"plans"`
 }
+
+// A Match says which requests a limit is about: those with one of the methods,
+// and one of the paths. A path that ends with a slash means all below it.
+type Match struct {
+	Methods []string `yaml:"methods"`
+	Paths   []string `yaml:"paths"`
+}
+
+// Func returns what the room asks, nil if it is about every request.
+func (m Match) Func() func(*http.Request) bool {
+	if len(m.Methods) == 0 && len(m.Paths) == 0 {
+		return nil
+	}
+	return func(r *http.Request) bool {
+		return (len(m.Methods) == 0 || slices.Contains(m.Methods, r.Method)) &&
+			(len(m.Paths) == 0 || slices.ContainsFunc(m.Paths, func(p string) bool {
+				return r.URL.Path == p || strings.HasSuffix(p, "/") && strings.HasPrefix(r.URL.Path, p)
+			}))
+	}
+}
+
+// A Quota is what a plan has in place of the limit's rate and burst.
+type Quota struct {
+	Pos
+	Plan  string `yaml:"plan" required:"true"`
+	Rate  Rate   `yaml:"rate" required:"true"`
+	Burst Count  `yaml:"burst"`
+}
+
+// Unkeyed is what becomes of requests without the key of a limit.
+type Unkeyed limiter.Unkeyed
+
+var unkeyedNames = []string{limiter.RefuseUnkeyed: "refuse", limiter.SkipUnkeyed: "skip"}
+
+func (u *Unkeyed) UnmarshalText(text []byte) error { return fromName(u, unkeyedNames, text) }
+
+func (u Unkeyed) String() string { return unkeyedNames[u] }
+
+// A HeaderForm is how clients are told about limits.
+type HeaderForm limiter.HeaderForm
+
+var headerForms = []string{limiter.Draft10: "draft10", limiter.XRateLimit: "x_ratelimit", limiter.NoHeaders: "none"}
+
+func (h *HeaderForm) UnmarshalText(text []byte) error { return fromName(h, headerForms, text) }
+
+func (h HeaderForm) String() string { return headerForms[h] }
 
 // Policy returns the quota.
 func (l *Limit) Policy() limiter.Policy {
@@ -24,6 +77,18 @@ func (l *Limit) Policy() limiter.Policy {
 		Name: l.Name, Algorithm: limiter.Algorithm(l.Algorithm),
 		Limit: l.Rate.Limit, Window: l.Rate.Window, Burst: int(l.Burst),
 	}
+}
+
+// PolicyOf returns the quota of a plan, and whether it has one of its own.
+func (l *Limit) PolicyOf(plan string) (limiter.Policy, bool) {
+	for _, q := range l.Plans {
+		if q.Plan == plan {
+			p := l.Policy()
+			p.Limit, p.Window, p.Burst = q.Rate.Limit, q.Rate.Window, int(q.Burst)
+			return p, true
+		}
+	}
+	return limiter.Policy{}, false
 }
 
 // String returns the limit for people, without its name.
@@ -34,6 +99,9 @@ func (l *Limit) String() string {
 	}
 	if a := limiter.Algorithm(l.Algorithm); a != limiter.TokenBucket {
 		s += fmt.Sprintf(" (%v)", a)
+	}
+	if l.Shadow {
+		s += ", shadow"
 	}
 	return s
 }
@@ -49,6 +117,8 @@ func (r *Rate) UnmarshalText(text []byte) (err error) {
 	return verdict(err, "limiter: rate ")
 }
 
+func (r Rate) String() string { return limiter.FormatRate(r.Limit, r.Window) }
+
 // An Algorithm is a way of counting.
 type Algorithm limiter.Algorithm
 
@@ -62,63 +132,20 @@ func (a *Algorithm) UnmarshalText(text []byte) error {
 	return fmt.Errorf("%.60q is no algorithm: want token_bucket, leaky_bucket, fixed_window, sliding_window or sliding_log", text)
 }
 
+func (a Algorithm) String() string { return algorithmName(limiter.Algorithm(a)) }
+
 func algorithmName(a limiter.Algorithm) string { return strings.ReplaceAll(a.String(), " ", "_") }
-
-// A Key is what a quota is counted by.
-type Key struct {
-	Kind string // such as "ip"
-	Name string // of the header or cookie
-}
-
-func (k *Key) UnmarshalText(text []byte) error {
-	kind, name, named := strings.Cut(string(text), ":")
-	*k = Key{kind, name}
-	if k.Func() == nil || named && !isToken(name) || named != (kind == "header" || kind == "cookie") {
-		return fmt.Errorf("%.60q is no key: want global, ip, route, path, header:NAME or cookie:NAME", text)
-	}
-	return nil
-}
-
-// Func returns what reads the key from a request, nil if k is none.
-func (k Key) Func() limiter.KeyFunc {
-	switch {
-	case k.Kind == "global":
-		return limiter.KeyGlobal
-	case k.Kind == "ip":
-		return limiter.KeyByClientIP
-	case k.Kind == "route":
-		return limiter.KeyByRoute
-	case k.Kind == "path":
-		return limiter.KeyByPath
-	case k.Kind == "header" && k.Name != "":
-		return limiter.KeyByHeader(k.Name)
-	case k.Kind == "cookie" && k.Name != "":
-		return limiter.KeyByCookie(k.Name)
-	}
-	return nil
-}
-
-func (k Key) String() string {
-	if k.Name == "" {
-		return k.Kind
-	}
-	return k.Kind + ":" + k.Name
-}
-
-// isToken says whether s may be the name of a header or cookie (RFC 9110,
-// section 5.6.2).
-func isToken(s string) bool {
-	return s != "" && strings.Trim(s, "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") == ""
-}
 
 // checkLimits notes the limits of a route by name in all. The same name is the
 // same quota wherever it stands, so it must say the same.
-func (d *decoder) checkLimits(limits []Limit, all map[string]*Limit, field string) {
+func (d *decoder) checkLimits(limits []Limit, all map[string]*Limit, plans []Plan, field string) {
 	here := map[string]bool{}
 	for i := range limits {
 		l := &limits[i]
 		item := fmt.Sprintf("%s[%d]", field, i)
-		if l.Name == "" || l.Key.Kind == "" || l.Rate.Window == 0 {
+		d.checkMatch(l, item)
+		d.checkPlans(l, plans, item)
+		if l.Name == "" || l.Key == "" || l.Rate.Window == 0 {
 			continue
 		}
 		if err := l.Policy().Validate(); err != nil {
@@ -138,6 +165,39 @@ func (d *decoder) checkLimits(limits []Limit, all map[string]*Limit, field strin
 		if first.Policy() != l.Policy() || first.Key != l.Key {
 			d.fault(l.Pos, item, "limit %q says something else at %v: one name is one quota, with one key, rate, burst and algorithm",
 				l.Name, first.Pos)
+		}
+	}
+}
+
+// checkPlans looks for plans that nobody has, and quotas that cannot be.
+func (d *decoder) checkPlans(l *Limit, plans []Plan, field string) {
+	if l.Key.uses("api_key") && len(plans) == 0 {
+		d.fault(l.Pos, field+".key", "api_key: there are no plans in api_keys, so no request has one")
+	}
+	for i, q := range l.Plans {
+		item := fmt.Sprintf("%s.plans[%d]", field, i)
+		if !slices.ContainsFunc(plans, func(p Plan) bool { return p.Name == q.Plan }) && q.Plan != "" {
+			d.fault(q.Pos, item+".plan", "%q is no plan of api_keys", q.Plan)
+		}
+		if slices.ContainsFunc(l.Plans[:i], func(p Quota) bool { return p.Plan == q.Plan }) {
+			d.fault(q.Pos, item+".plan", "%q is listed twice", q.Plan)
+			continue
+		}
+		if p, _ := l.PolicyOf(q.Plan); q.Rate.Window != 0 && l.Name != "" && l.Rate.Window != 0 {
+			d.verdicts(q.Pos, item, p.Validate(), "limiter: ")
+		}
+	}
+}
+
+func (d *decoder) checkMatch(l *Limit, field string) {
+	for i, p := range l.Match.Paths {
+		if p != "" && p[0] != '/' {
+			d.fault(l.Pos, fmt.Sprintf("%s.match.paths[%d]", field, i), "%q does not begin with a slash", p)
+		}
+	}
+	for i, m := range l.Match.Methods {
+		if m != "" && !isToken(m) || m != strings.ToUpper(m) {
+			d.fault(l.Pos, fmt.Sprintf("%s.match.methods[%d]", field, i), "%q is no method: want GET, POST or the like", m)
 		}
 	}
 }

@@ -54,7 +54,10 @@ func TestReadmeListsEveryField(t *testing.T) {
 				inner, prefix = inner.Elem(), strings.TrimSuffix(prefix, ".")+"[]."
 			}
 			_, scalar := reflect.New(inner).Interface().(interface{ UnmarshalText([]byte) error })
-			isStruct := inner.Kind() == reflect.Struct && !scalar
+			isStruct := inner.Kind() == reflect.Struct && (!scalar || hasFields(inner))
+			if prefix == "routes[].in_flight." || prefix == "routes[].fallback.upstreams[]." {
+				isStruct = false // has a row of its own, which refers to another
+			}
 			if !strings.Contains(readme, row) && (!isStruct || f.Type.Kind() == reflect.Slice) {
 				t.Errorf("README.md has no row that begins with %s", row)
 			}
@@ -64,6 +67,15 @@ func TestReadmeListsEveryField(t *testing.T) {
 		}
 	}
 	walk("", reflect.TypeFor[config.Config]())
+}
+
+func hasFields(typ reflect.Type) bool {
+	for f := range typ.Fields() {
+		if _, ok := f.Tag.Lookup("yaml"); ok {
+			return true
+		}
+	}
+	return false
 }
 
 // The faults that the README shows are those that the file would get.

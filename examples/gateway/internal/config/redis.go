@@ -12,9 +12,10 @@ const Embedded = "embedded"
 // Redis says where limits are counted that several gateways share. Without a
 // URL they are counted in memory.
 type Redis struct {
-	URL       string   `yaml:"url"` // or [Embedded]; checked when it is opened
+	Pos
+	URL       string   `yaml:"url" secret:"url"` // or [Embedded]; checked when it is opened
 	Prefix    string   `yaml:"prefix" default:"weir"`
-	Secret    string   `yaml:"secret"` // makes keys unreadable; the same in all gateways
+	Secret    string   `yaml:"secret" secret:"true"` // makes keys unreadable; the same in all gateways
 	WhenDown  WhenDown `yaml:"when_down" default:"local"`
 	Instances Count    `yaml:"instances" default:"1"` // that share a quota while Redis is away
 	Budget    Duration `yaml:"budget" default:"50ms"` // longest that a decision may take
@@ -32,3 +33,5 @@ func (w *WhenDown) UnmarshalText(text []byte) error {
 	}
 	return fmt.Errorf("%.60q is no way to go on without Redis: want local (each gateway holds its share), open (no limits) or closed (503)", text)
 }
+
+func (w WhenDown) String() string { return failover.Mode(w).String() }

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/goweir/weir/proxy"
@@ -14,11 +15,21 @@ const maxRoutes = 1000
 // A Route says what happens to the requests that a pattern matches.
 type Route struct {
 	Pos
-	Path        Pattern    `yaml:"path" required:"true"`
-	Upstreams   []Upstream `yaml:"upstreams" required:"true"`
-	StripPrefix PathPrefix `yaml:"strip_prefix"`
-	Limits      []Limit    `yaml:"limits"`
-	Capture     bool       `yaml:"capture" default:"true"` // false: recorded without bodies
+	Path         Pattern       `yaml:"path" required:"true"`
+	Upstreams    []Upstream    `yaml:"upstreams" required:"true"`
+	StripPrefix  PathPrefix    `yaml:"strip_prefix"`
+	PreserveHost bool          `yaml:"preserve_host"`
+	MaxBody      Size          `yaml:"max_body"` // of requests; 0: no bound
+	MaxTunnels   Count         `yaml:"max_tunnels" default:"10000"`
+	Timeouts     RouteTimeouts `yaml:"timeouts"`
+	Pool         Pool          `yaml:"pool"`
+	Fallback     Fallback      `yaml:"fallback" block:"true"`
+	Limits       []Limit       `yaml:"limits"`
+	Unkeyed      Unkeyed       `yaml:"unkeyed" default:"refuse"`
+	InFlight     InFlight      `yaml:"in_flight" block:"true"`
+	Bandwidth    ByteRate      `yaml:"bandwidth"`              // in place of bandwidth.per_route; 0: that
+	Class        string        `yaml:"class"`                  // of bandwidth
+	Capture      bool          `yaml:"capture" default:"true"` // false: recorded without bodies
 }
 
 // A Pattern is what [http.ServeMux] takes: "[METHOD ][HOST]/[PATH]".
@@ -34,6 +45,8 @@ func (p *Pattern) UnmarshalText(text []byte) error {
 	}
 	return nil
 }
+
+func (p Pattern) String() string { return p.Text }
 
 // A PathPrefix is whole segments of a path: /api matches /api and /api/x, never
 // /apis.
@@ -51,6 +64,8 @@ func (p *PathPrefix) UnmarshalText(text []byte) error {
 	return nil
 }
 
+func (p PathPrefix) String() string { return p.Text }
+
 // register adds a pattern to mux, which panics if it is wrong or conflicts
 // with an earlier one.
 func register(mux *http.ServeMux, pattern string) (err error) {
@@ -65,7 +80,8 @@ func register(mux *http.ServeMux, pattern string) (err error) {
 
 // checkRoutes looks for faults between routes that are each well. A route with
 // a fault of its own takes no part: its zero values stand for nothing.
-func (d *decoder) checkRoutes(routes []Route) {
+func (d *decoder) checkRoutes(c *Config, inFlight map[string]Pos) {
+	routes := c.Routes
 	if len(routes) > maxRoutes {
 		d.fault(routes[maxRoutes].Pos, "routes", "more than %d", maxRoutes)
 		return
@@ -81,7 +97,11 @@ func (d *decoder) checkRoutes(routes []Route) {
 		if strip := r.StripPrefix; strip.Text != "" && r.Path.Text != "" && !covers(strip.Text, r.Path.Text) {
 			d.fault(strip.Pos, field+".strip_prefix", "%q is not where the path %q begins", strip.Text, r.Path.Text)
 		}
-		d.checkLimits(r.Limits, limits, field+".limits")
+		d.checkPool(r, c.Timeouts, field)
+		d.checkFallback(&r.Fallback, field+".fallback")
+		d.checkLimits(r.Limits, limits, c.APIKeys.Plans, field+".limits")
+		d.checkInFlight(&r.InFlight, c, inFlight, r.Path.Text, field+".in_flight")
+		d.checkClass(r.Class, c, r.Pos, field+".class")
 	}
 }
 
@@ -108,4 +128,22 @@ func covers(prefix, pattern string) bool {
 	path := pattern[strings.Index(pattern, "/"):]
 	prefix = strings.TrimSuffix(prefix, "/")
 	return path == prefix || strings.HasPrefix(path, prefix+"/")
+}
+
+// checkPool has the room judge what the fields say together.
+func (d *decoder) checkPool(r *Route, t Timeouts, field string) {
+	if slices.ContainsFunc(r.Upstreams, func(u Upstream) bool { return u.URL == "" }) || len(r.Upstreams) == 0 {
+		return
+	}
+	at := r.Pos
+	if r.Pool.Pos != (Pos{}) {
+		at, field = r.Pool.Pos, field+".pool"
+	}
+	p := r.Proxy(t, "http://demo")
+	p.StripPrefix = "" // judged alone
+	if r.Pool.Key != "" {
+		p.Key = func(*http.Request) string { return "" }
+	}
+	_, err := proxy.New(p)
+	d.verdicts(at, field, err, "proxy: ")
 }

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/goweir/weir/clientip"
-	"github.com/goweir/weir/proxy"
+	"github.com/goweir/weir/limiter"
 )
 
 // An Address is where to listen, as [net.Listen] takes it.
@@ -85,6 +85,19 @@ func (s *Size) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// String returns the size in the largest unit that divides it.
+func (s Size) String() string {
+	for _, u := range []struct {
+		name  string
+		bytes Size
+	}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}} {
+		if s != 0 && s%u.bytes == 0 {
+			return fmt.Sprintf("%d%s", s/u.bytes, u.name)
+		}
+	}
+	return fmt.Sprintf("%dB", int64(s))
+}
+
 // A FileSize is a Size in whole MiB.
 type FileSize Size
 
@@ -97,6 +110,19 @@ func (s *FileSize) UnmarshalText(text []byte) error {
 	}
 	return nil
 }
+
+func (s FileSize) String() string { return Size(s).String() }
+
+// A ByteRate is a number of bytes a second.
+type ByteRate int64
+
+func (r *ByteRate) UnmarshalText(text []byte) error {
+	n, err := limiter.ParseByteRate(string(text))
+	*r = ByteRate(n)
+	return verdict(err, "limiter: byte rate ")
+}
+
+func (r ByteRate) String() string { return limiter.FormatByteRate(int64(r)) }
 
 // A Duration is a span of time above zero: no phase goes without a bound.
 type Duration time.Duration
@@ -113,6 +139,8 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return nil
 }
 
+func (d Duration) String() string { return time.Duration(d).String() }
+
 // A Count is a whole number above zero.
 type Count int
 
@@ -125,20 +153,6 @@ func (c *Count) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// An Upstream is the URL of a server to forward to.
-type Upstream string
-
-// Demo stands for the upstream inside this program.
-const Demo Upstream = "demo"
-
-func (u *Upstream) UnmarshalText(text []byte) error {
-	*u = Upstream(text)
-	if *u == Demo {
-		return nil
-	}
-	_, err := proxy.New(proxy.Config{Upstreams: []proxy.Upstream{{URL: string(text)}}})
-	if err != nil {
-		return fmt.Errorf("%w; want http://HOST:PORT, https://HOST or %s", verdict(err, "proxy: Upstreams[0].URL: "), Demo)
-	}
-	return nil
+func errFactor(text []byte) error {
+	return fmt.Errorf("%.60q is no factor: want a number from 1 to 10, such as 1.5", text)
 }
