@@ -74,10 +74,10 @@ type route struct {
 	http.Handler
 	config   config.Route
 	rules    limiter.Rules
-	shown    *inspect.Limits  // nil: no limits, or no inspector
-	inFlight limiter.Acquirer // nil: none of its own
-	proxies  []*proxy.Proxy   // its own, and that of the fallback
-	steps    []string         // for people, in order
+	shown    *inspect.Limits    // nil: no limits, or no inspector
+	inFlight []limiter.Acquirer // its own, and that of all routes
+	proxies  []*proxy.Proxy     // its own, and behind it that of the fallback
+	steps    []string           // for people, in order
 }
 
 // A builder builds a chain, and notes what must be done to the parts that are

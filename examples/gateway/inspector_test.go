@@ -336,6 +336,39 @@ func TestInspectorCanary(t *testing.T) {
 	}
 }
 
+// What the page says of a route is of that route: its own proxy and not that of
+// its fallback, its slots and those of all, its pace.
+func TestInspectorState(t *testing.T) {
+	g := start(t, `
+admin: {listen: 127.0.0.1:0, inspector: true}
+in_flight: {max: 70}
+bandwidth: {total: 50MiB/s}
+routes:
+  - path: /
+    upstreams: ["http://127.0.0.1:1"]
+    in_flight: {name: own, max: 7}
+    fallback: {upstreams: [demo]}
+`)
+	url, token := inspectorOf(t, g)
+	_, _, body := ask(t, "GET", url+"api/state", token, "", "")
+	var got struct {
+		Routes []struct {
+			InFlight []struct {
+				Name string
+				Max  int
+			} `json:"in_flight"`
+			Bandwidth []struct{ Limit string }
+			Upstreams []struct{ Name string }
+		}
+	}
+	if err := json.Unmarshal([]byte(body), &got); err != nil {
+		t.Fatalf("%v: %s", err, body)
+	}
+	if text := fmt.Sprint(got.Routes); text != "[{[{own 7} {in-flight 70}] [{50MiB/s}] [{http://127.0.0.1:1}]}]" {
+		t.Errorf("the state of the route is %s", text)
+	}
+}
+
 // Who has no token, or comes from elsewhere, gets nothing.
 func TestInspectorIsGuarded(t *testing.T) {
 	g := start(t, strings.Replace(inspected, ", actions: true", "", 1))

@@ -79,7 +79,11 @@ func watched(o outside, a *admin, h *health, m *metrics, logRequests bool) outsi
 func (c *chain) shown() []inspect.Route {
 	var routes []inspect.Route
 	for _, r := range c.routes {
-		routes = append(routes, inspect.Route{Pattern: r.config.Path.Text, Limits: r.shown, Proxy: r.proxies[0]})
+		shown := inspect.Route{Pattern: r.config.Path.Text, Limits: r.shown, InFlight: r.inFlight, Proxy: r.proxies[0]}
+		if c.bandwidth != nil {
+			shown.Bandwidth = []*limiter.Bandwidth{c.bandwidth}
+		}
+		routes = append(routes, shown)
 	}
 	return routes
 }

@@ -35,11 +35,12 @@ func (b *builder) route(r *config.Route, field string) (*route, error) {
 		return nil, err
 	}
 	if own != nil {
-		built.inFlight = own
+		built.inFlight = append(built.inFlight, own)
 		h = limiter.InFlightMiddleware(own, slot, b.limitOptions(r.Unkeyed, nil, r.InFlight.Status))(h)
 		built.note("in flight: %s", aboutSlots(&r.InFlight))
 	}
 	if b.global != nil {
+		built.inFlight = append(built.inFlight, b.global)
 		h = limiter.InFlightMiddleware(b.global, b.slot, b.limitOptions(r.Unkeyed, nil, b.InFlight.Status))(h)
 		built.note("in flight: %s", aboutSlots(&b.InFlight))
 	}
@@ -109,7 +110,7 @@ func (b *builder) proxied(built *route, field string) (http.Handler, error) {
 		b.commit = append(b.commit, func() error { p.ForceFallback(forced); return nil })
 	}
 	b.parts["forced "+name] = &part{value: forced}
-	built.proxies = append(built.proxies, p)
+	built.proxies = append([]*proxy.Proxy{p}, built.proxies...)
 	built.note("proxy: %v over %s%s", r.Pool.Balance, upstreamNames(r.Upstreams), aboutPool(r))
 	if stale, ok := fallback.(*proxy.Stale); ok {
 		return stale.Middleware(p), nil

@@ -93,6 +93,9 @@ func TestConformsByClientClock(t *testing.T) {
 // The embedded server runs the same scripts by another Lua. It is no substitute
 // for the real one, but needs nothing installed.
 func TestConformsEmbedded(t *testing.T) {
+	if testing.Short() {
+		t.Skip("its Lua is slow under the race detector, and the checks are in real time; not run with -short")
+	}
 	t.Parallel() // most of it sleeps
 	c := warm(t, miniredis.RunT(t).Addr())
 	limitertest.Run(t, func(t *testing.T) limiter.Limiter {
