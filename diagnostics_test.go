@@ -19,7 +19,7 @@ func TestDiagnosticsHavePages(t *testing.T) {
 	for _, name := range diagnose.Names() {
 		codes[name] = true
 	}
-	literal := regexp.MustCompile(`Warn\([^;]{0,600}?"code", "([^"]+)"|(?m:^\s+code += "([a-z-]+)"$)`)
+	literal := regexp.MustCompile(`Warn\([^;]{0,600}?"code", "([^"]+)"|(?m:^\s+(?:const )?code += "([a-z-]+)"$)`)
 	var tests strings.Builder
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") {
