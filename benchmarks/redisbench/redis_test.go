@@ -26,7 +26,7 @@ var deciders = append([]redisbench.Decider{
 	redisbench.WeirWith("weir", redislimiter.Options{}),
 	redisbench.Leases,
 	redisbench.Same,
-}, redisbench.Peers...)
+}, peers...)
 
 // A shared decider keeps its quotas in a Redis server.
 type shared struct {

@@ -172,7 +172,7 @@ func (r *run) proxies() section {
 	s := section{Section: report.Section{
 		ID: "proxy", Title: "Proxy", Columns: costColumns,
 		Text: "One request at a time to an upstream over the loopback, which is in this process and part of every row: the times are those of both, and of the kernel. " +
-			"\"Tuned\" is a ReverseProxy with pooled buffers and a Transport that keeps its connections. Requests a second of whole processes, under wrk, are measured by benchmarks/proxybench.",
+			"\"Tuned\" is a ReverseProxy with pooled buffers and a Transport that keeps its connections. Whole processes, under load, are the next section.",
 	}}
 	var rows []string
 	for _, p := range proxybench.Peers {

@@ -8,6 +8,6 @@ var errNoMemory = errors.New("the embedded server does not tell what memory it u
 func (r *run) plan() []section {
 	return []section{
 		r.decisions(), r.algorithms(), r.costs(), r.exactness(), r.memory(),
-		r.redisPeers(), r.memoryPeers(), r.middlewares(), r.chain(), r.captures(), r.proxies(), r.downloadMemory(), r.pinned(),
+		r.redisPeers(), r.memoryPeers(), r.middlewares(), r.chain(), r.captures(), r.proxies(), r.processes(), r.downloadMemory(), r.pinned(),
 	}
 }

@@ -170,7 +170,7 @@ func (r *run) wanted(section string, g group) []string {
 
 func (s *section) needsRedis(g group) bool {
 	switch s.ID {
-	case "memory-peers", "middleware", "chain", "capture", "proxy", "downloads", "pinned":
+	case "memory-peers", "middleware", "chain", "capture", "proxy", "proxies", "downloads", "pinned":
 		return false
 	}
 	for _, row := range g.rows {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -130,5 +131,21 @@ func TestCleanups(t *testing.T) {
 	s.clear()
 	if len(order) != 3 {
 		t.Error("cleaned up twice")
+	}
+}
+
+func TestPrinted(t *testing.T) {
+	rows := printed(`=== RUN   TestRequests
+    load_linux_test.go:117: weir                   22345 requests/s,  30.1 us of CPU time; weir: 1.00 [1.00 1.00] times
+    memory_linux_test.go:44: ReverseProxy: 2477 connections to the upstream for 3200 requests by 32 workers
+--- PASS: TestRequests (1.00s)
+PASS
+`)
+	want := []report.Row{
+		{Name: "weir", Note: "22345 requests/s, 30.1 us of CPU time; weir: 1.00 [1.00 1.00] times"},
+		{Name: "ReverseProxy", Note: "2477 connections to the upstream for 3200 requests by 32 workers"},
+	}
+	if !reflect.DeepEqual(rows, want) {
+		t.Errorf("%+v", rows)
 	}
 }
