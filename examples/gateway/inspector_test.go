@@ -280,10 +280,10 @@ func ask(t *testing.T, method, url, token, host, body string, header ...string) 
 }
 
 // Twenty secrets are sent in every place that package capture masks; none of
-// them is in the page, its data or the archive.
+// them is in the page, its data or the archive, nor in metrics, audit or log.
 func TestInspectorCanary(t *testing.T) {
 	b := newBrowser(t)
-	g := start(t, inspected)
+	g := start(t, "log: {requests: true}\n"+inspected)
 	url, token := inspectorOf(t, g)
 	canary := func(i int) string { return fmt.Sprintf("canary-%02d-wx7q", i) }
 	const secrets = 20
@@ -323,8 +323,18 @@ func TestInspectorCanary(t *testing.T) {
 		}
 		places[path] = body
 	}
+	status, _, metrics := ask(t, "GET", strings.TrimSuffix(url, "inspector/")+"metrics", "", "", "")
+	if status != 200 || !strings.Contains(metrics, "weir_") {
+		t.Errorf("metrics: %d, %.100q", status, metrics)
+	}
+	places["metrics"] = metrics
 	g.stop(t)
-	places["log"] = g.stderr.String()
+	audit, err := os.ReadFile(g.Audit)
+	if err != nil || strings.Count(string(audit), "\n") != 2 {
+		t.Errorf("the audit has %q, %v", audit, err)
+	}
+	places["audit"] = string(audit)
+	places["log"] = g.stdout.String() + g.stderr.String()
 	for place, text := range places {
 		if strings.Contains(text, "wx7q") {
 			i := strings.Index(text, "wx7q")
