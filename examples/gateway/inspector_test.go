@@ -310,10 +310,9 @@ func TestInspectorCanary(t *testing.T) {
 	b.do(t, chromedp.Navigate(url+"#"+token))
 	b.await(t, `document.querySelectorAll("#rows tr").length === 2`)
 	places := map[string]string{}
-	for i := 1; i <= 2; i++ {
-		b.click(t, fmt.Sprintf("#rows tr:nth-child(%d)", i))
-		b.await(t, `!document.querySelector("#detail").hidden`)
-		time.Sleep(200 * time.Millisecond)
+	for i, of := range []string{"/pay/echo", "access_token"} { // the newest first
+		b.click(t, fmt.Sprintf("#rows tr:nth-child(%d)", i+1))
+		b.await(t, fmt.Sprintf(`(d => !d.hidden && d.textContent.includes(%q) && d.textContent.includes("Request header"))(document.querySelector("#detail"))`, of))
 		places[fmt.Sprint("page ", i)] = eval[string](t, b, `document.documentElement.outerHTML`)
 	}
 	for _, path := range []string{"exchanges", "exchanges/1", "exchanges/2", "state", "har"} {
