@@ -123,9 +123,13 @@ func (x *trial) answered() {
 	if x.tolerance == 0 || x.due.IsZero() {
 		return
 	}
-	late := time.Since(x.due) - x.tolerance
+	x.answeredAfter(time.Since(x.due))
+}
+
+// answeredAfter notes an answer that came d after it was due.
+func (x *trial) answeredAfter(d time.Duration) {
 	x.mu.Lock()
-	x.late = max(x.late, late)
+	x.late = max(x.late, d-x.tolerance)
 	x.mu.Unlock()
 }
 

@@ -134,7 +134,9 @@ func (x *trial) smooth(burst int) {
 func waitInOrder(x *trial) {
 	x.untimed()
 	const callers = 9 // 9! orders: a Limiter without turns does not get them right by chance
+	unit := x.second / 4
 	p := x.policy(4, x.second, 1)
+	begin := time.Now()
 	x.allowed(of(p, 1))
 	turns := make(chan int, callers)
 	for i := range callers {
@@ -143,12 +145,15 @@ func waitInOrder(x *trial) {
 			if err := limiter.Wait(x.ctx(), x.l, of(p, 1)); err != nil {
 				x.errorf("caller %d: Wait = %v", i, err)
 			}
+			if x.tolerance > 0 {
+				x.answeredAfter(time.Since(begin) - time.Duration(i+1)*unit)
+			}
 			turns <- i
 		}()
 		// They arrive in order: the next one comes when this one has its turn.
 		for range 10 {
 			time.Sleep(x.second / 100)
-			if x.take(of(p, 0)).ResetAfter > before+x.second/8 {
+			if x.take(of(p, 0)).ResetAfter > before+unit/2 {
 				break
 			}
 		}
