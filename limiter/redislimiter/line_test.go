@@ -17,7 +17,7 @@ import (
 type tower struct {
 	*line[int]
 	rtt  time.Duration
-	hold func(ctx context.Context, flight int) error
+	hold func(ctx context.Context, flight int, qs []int) error
 
 	mu       sync.Mutex
 	flights  [][]int
@@ -51,7 +51,7 @@ func (w *tower) fly(ctx context.Context, qs []int) error {
 		w.mu.Unlock()
 	}()
 	if w.hold != nil {
-		return w.hold(ctx, n)
+		return w.hold(ctx, n, qs)
 	}
 	return pause(ctx, w.rtt)
 }
@@ -275,7 +275,7 @@ func TestFlightEndsWithItsLastMember(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newTower(0)
-				w.hold = func(ctx context.Context, flight int) error {
+				w.hold = func(ctx context.Context, flight int, _ []int) error {
 					if flight < lanes {
 						return pause(ctx, 5*time.Millisecond)
 					}
@@ -313,9 +313,9 @@ func TestErrorReachesAllOfAFlightAndNobodyElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newTower(time.Millisecond)
 		broken := errors.New("broken")
-		w.hold = func(ctx context.Context, flight int) error {
+		w.hold = func(ctx context.Context, _ int, qs []int) error {
 			_ = pause(ctx, time.Millisecond)
-			if flight == lanes {
+			if qs[0] == 10 { // not by number: several take off at the same moment
 				return broken
 			}
 			return nil
@@ -339,9 +339,9 @@ func TestPanicReachesTheMembersAndTheLineGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newTower(time.Millisecond)
 		broken := errors.New("broken")
-		w.hold = func(ctx context.Context, flight int) error {
+		w.hold = func(ctx context.Context, _ int, qs []int) error {
 			_ = pause(ctx, time.Millisecond)
-			if flight == 0 || flight == lanes {
+			if qs[0] == 0 || qs[0] == lanes {
 				panic(broken)
 			}
 			return nil
@@ -379,7 +379,7 @@ func TestPanicReachesTheMembersAndTheLineGoesOn(t *testing.T) {
 func TestHungFlightsHoldUpNobodyForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newTower(0)
-		w.hold = func(ctx context.Context, flight int) error {
+		w.hold = func(ctx context.Context, flight int, _ []int) error {
 			if flight < lanes {
 				return pause(ctx, time.Minute)
 			}
@@ -409,7 +409,7 @@ func TestHungFlightsHoldUpNobodyForLong(t *testing.T) {
 func TestFlightsToAHungServerAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newTower(0)
-		w.hold = func(ctx context.Context, _ int) error {
+		w.hold = func(ctx context.Context, _ int, _ []int) error {
 			<-ctx.Done()
 			return ctx.Err()
 		}
@@ -440,7 +440,7 @@ func TestWhoWaitsForHungFlightsIsSeenTo(t *testing.T) {
 		w := newTower(0)
 		begin := time.Now()
 		const back = time.Second
-		w.hold = func(ctx context.Context, flight int) error {
+		w.hold = func(ctx context.Context, flight int, _ []int) error {
 			switch {
 			case flight < lanes:
 				return pause(ctx, time.Minute)
