@@ -29,6 +29,14 @@ var (
 		Title:  reducedCapacity,
 		Status: http.StatusServiceUnavailable,
 	})
+	// clientClosed is the answer when the client left while it waited. Nobody gets
+	// it but the records, or a client that has only closed its own side, which
+	// would take net/http's implicit 200 for what it asked for. The status is
+	// not registered; nginx made it common.
+	clientClosed = problem.Prepare(problem.Details{
+		Status: 499,
+		Title:  "Client Closed Request",
+	})
 	// unkeyed is the answer to a request that lacks what it is counted by.
 	// Which part that is stays between the server and its own clients.
 	unkeyed = problem.Prepare(problem.Details{

@@ -24,6 +24,7 @@ func (t *transfer) Hijacked(conn net.Conn, brw *bufio.ReadWriter) (net.Conn, *bu
 	}
 	t.users.Add(1)
 	c := &pacedConn{Conn: conn, transfer: t}
+	t.conn = c
 	c.read.init()
 	c.write.init()
 	// What is in the buffers has come or gone; what follows is paced.
@@ -110,12 +111,15 @@ func (c *pacedConn) Read(b []byte) (int, error) {
 
 func (c *pacedConn) Close() error {
 	err := c.Conn.Close()
-	c.closed.Do(func() {
-		c.read.close()
-		c.write.close()
-		c.transfer.leave()
-	})
+	c.closed.Do(c.end)
 	return err
+}
+
+// end ends the waits and the pacing.
+func (c *pacedConn) end() {
+	c.read.close()
+	c.write.close()
+	c.transfer.leave()
 }
 
 // CloseWrite closes the writing half, where the connection can.

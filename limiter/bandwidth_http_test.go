@@ -464,6 +464,18 @@ func TestBandwidthPanic(t *testing.T) {
 			})).ServeHTTP(httptest.NewRecorder(), request(t))
 		}()
 	}
+	// Of a connection that was taken over too, which nobody may be left to close.
+	server, client := net.Pipe()
+	defer client.Close()
+	func() {
+		defer func() { recover() }()
+		b.Middleware()(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if _, _, err := w.(http.Hijacker).Hijack(); err != nil {
+				t.Error(err)
+			}
+			panic("broken")
+		})).ServeHTTP(&tappedConn{tap{header: http.Header{}}, server}, request(t))
+	}()
 	if st := b.Stats().Classes[0]; st.Bodies != 0 {
 		t.Errorf("stats %+v", st)
 	}

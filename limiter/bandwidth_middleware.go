@@ -129,6 +129,7 @@ type transfer struct {
 	start      time.Time
 	down, up   *pacedBody // nil: not paced
 	body       uploadBody
+	conn       *pacedConn // taken over by the handler
 	returned   bool
 	users      atomic.Int32 // the handler, and the connection that it took over
 }
@@ -186,6 +187,9 @@ func (t *transfer) finish(inner *http.Request) {
 	}
 	finish(&t.rw, t.r, t.returned)
 	broken := t.returned && !t.rw.Hijacked() && t.down != nil && t.down.broken()
+	if t.conn != nil && !t.returned {
+		t.conn.closed.Do(t.conn.end) // after a panic nobody may be left who closes it
+	}
 	t.leave()
 	if broken {
 		panic(http.ErrAbortHandler)

@@ -123,11 +123,13 @@ func (x *exchange) hold(w http.ResponseWriter) bool {
 	}
 	// That units were lost would not change what the client gets.
 	_ = x.d.Refund(ctx)
+	// The client may still be there: a return without an answer would be an
+	// empty 200.
 	if ctx.Err() == context.DeadlineExceeded {
-		// The client may still be there: a return without an answer would be
-		// an empty 200.
 		w.Header().Set(fieldRetryAfter, "1")
 		undecided.Write(w)
+	} else {
+		clientClosed.Write(w)
 	}
 	return false
 }

@@ -32,7 +32,7 @@ func (f *InFlight) Middleware(slot func(*http.Request) (Slot, error), opts *Opti
 // it has RateLimit fields too, in which the quota unit is "concurrent-requests";
 // other responses have none, because what is free changes before they are read.
 // If a fails, the answer is 503. If the client leaves while the request waits,
-// the handler is not called.
+// the handler is not called, and the answer, for the records, is 499.
 //
 // Place it inside of [Middleware]: to be refused for the rate costs less than to
 // wait for a slot first. What the rules took is given back for a request that
@@ -215,7 +215,7 @@ func (x *occupant) refuse(w http.ResponseWriter, d *Decision, left bool) {
 	}
 	switch {
 	case left && d.Err == context.Canceled:
-		// Nobody is there to be answered.
+		clientClosed.Write(w)
 	case d.busy != nil && x.m.opts.OnLimit != nil:
 		d.SetHeader(h)
 		x.m.opts.OnLimit(w, x.r, d.public())

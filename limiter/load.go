@@ -90,8 +90,12 @@ func (l *load) overloaded() bool {
 	// Whoever finds somebody looking takes what was found before.
 	if now >= time.Duration(l.next.Load()) && l.mu.TryLock() {
 		defer l.mu.Unlock()
-		l.next.Store(int64(now + l.opts.Every))
-		l.verdict.Store(l.look())
+		// Once more, for somebody may have looked in between: a look right
+		// after another finds nothing, and would say so.
+		if now >= time.Duration(l.next.Load()) {
+			l.next.Store(int64(now + l.opts.Every))
+			l.verdict.Store(l.look())
+		}
 	}
 	return l.verdict.Load()
 }

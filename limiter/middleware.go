@@ -74,9 +74,10 @@ const (
 //
 // A request that a [LeakyBucket] admits is held until its turn comes, with no
 // lock held; with several of them, until the last. If the client leaves
-// meanwhile, what was charged is given back and the handler is not called; if
-// the request's deadline passes, the answer is 503. (net/http notices that a
-// client leaves when the request has no body, or the body was read.)
+// meanwhile, what was charged is given back, the handler is not called, and the
+// answer, for the records, is 499; if the request's deadline passes, it is 503.
+// (net/http notices that a client leaves when the request has no body, or the
+// body was read.)
 //
 // The header fields are added when the final response header is written, so
 // that 1xx responses passing through do not lose them; an upgrade gets them

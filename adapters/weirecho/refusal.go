@@ -31,12 +31,18 @@ type refusal struct {
 }
 
 func (w *refusal) wrap(inner http.ResponseWriter) {
-	w.ResponseWriter = inner
+	w.inner = inner
 	w.coding = inner.Header()["Content-Encoding"]
 	// An answer that has begun cannot become another.
 	if r, err := echo.UnwrapResponse(inner); err == nil && r.Committed {
 		w.passes.Store(true)
 	}
+}
+
+// end gives the response back to Echo.
+func (w *refusal) end() {
+	w.ended.Store(true)
+	w.passes.Store(true) // to nobody
 }
 
 // pass sends what is held back. From then on everything is sent at once.
@@ -72,6 +78,13 @@ func (w *refusal) err() error {
 		return nil
 	}
 	h := w.Header()
+	for name, values := range h {
+		// What has no values is no field, but what one middleware leaves to
+		// another: as long as it is not sent it may come late.
+		if _, had := w.header[name]; !had && len(values) == 0 {
+			w.header[name] = values
+		}
+	}
 	set(h, w.header)
 	h.Del("Content-Type")
 	h.Del("Content-Length")

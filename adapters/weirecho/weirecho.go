@@ -47,7 +47,8 @@ import (
 // informational responses leave the final status alone (labstack/echo#3106).
 //
 // Echo reuses its contexts, so a middleware that returns before its next does,
-// as [http.TimeoutHandler], is waited for.
+// as [http.TimeoutHandler], is waited for. What is written later, by mw or by a
+// handler of [Handler], goes nowhere.
 //
 // The first request writes a warning to [slog.Default], once per process, if the
 // application's IPExtractor believes header fields of any peer. Its code is
@@ -86,13 +87,15 @@ func Handler(h http.Handler) echo.HandlerFunc {
 		panic("weirecho: Handler needs a handler, not nil")
 	}
 	return func(c *echo.Context) error {
-		w := &writer{ResponseWriter: c.Response()}
+		w := &writer{inner: c.Response()}
 		r := routed(c)
 		defer func() {
-			if v := recover(); v != nil {
-				if w.abort(v) {
-					tell(r)
-				}
+			v := recover()
+			if v != nil && w.abort(v) {
+				tell(r)
+			}
+			w.ended.Store(true)
+			if v != nil {
 				panic(v)
 			}
 		}()
@@ -144,7 +147,10 @@ func (x *exchange) Value(key any) any {
 func (x *exchange) run(h http.Handler) error {
 	r := routed(x.c)
 	x.outer.wrap(x.c.Response())
-	defer x.end()
+	defer func() {
+		x.end()
+		x.outer.end()
+	}()
 	h.ServeHTTP(&x.outer, r.WithContext(x))
 	x.end()
 	if x.err != nil {
@@ -198,7 +204,7 @@ func serveNext(w http.ResponseWriter, r *http.Request) {
 		// and whether next has answered is next's business.
 		inner := echo.NewResponse(w, c.Logger())
 		inner.Status = http.StatusOK
-		c.SetResponse(&writer{ResponseWriter: inner})
+		c.SetResponse(&writer{inner: inner})
 	}
 	if err := x.next(c); err != nil {
 		if e := c.Echo(); e == nil { // a context made by hand, in a test

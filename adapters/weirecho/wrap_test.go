@@ -794,6 +794,57 @@ func TestNextAfterTheEnd(t *testing.T) {
 	}
 }
 
+// TestWritingAfterTheEnd: what a middleware or a handler writes late reaches
+// nobody. Echo's response is another request's by then.
+func TestWritingAfterTheEnd(t *testing.T) {
+	for _, panics := range []bool{false, true} {
+		var late []http.ResponseWriter
+		keeps := func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				late = append(late, w)
+				next.ServeHTTP(w, r)
+			})
+		}
+		refuses := func(http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				late = append(late, w)
+				if panics {
+					panic("oops")
+				}
+				w.WriteHeader(http.StatusTooManyRequests)
+			})
+		}
+		e := newEcho()
+		e.Use(swallow, wrap(keeps))
+		e.GET("/refused", text, wrap(refuses))
+		e.GET("/", weirecho.Handler(refuses(nil)))
+		for _, path := range []string{"/", "/refused"} {
+			late = nil
+			rec := httptest.NewRecorder()
+			e.ServeHTTP(rec, httptest.NewRequest("GET", path, nil))
+			want := fmt.Sprint(rec.Code, rec.Header(), rec.Flushed, rec.Body)
+			for i, w := range late {
+				w.Header().Set("X-Late", "1")
+				w.WriteHeader(http.StatusEarlyHints)
+				w.WriteHeader(http.StatusOK)
+				_, err := w.Write([]byte("late"))
+				_, err2 := io.WriteString(w, "late")
+				_, err3 := io.Copy(w, strings.NewReader("late"))
+				rc := http.NewResponseController(w)
+				_, _, err4 := rc.Hijack()
+				for _, err := range []error{err, err2, err3, err4, rc.Flush(), rc.SetWriteDeadline(time.Now()), w.(http.Pusher).Push("/late", nil)} {
+					if err == nil {
+						t.Errorf("%s, writer %d: something succeeded late", path, i)
+					}
+				}
+			}
+			if got := fmt.Sprint(rec.Code, rec.Header(), rec.Flushed, rec.Body); got != want || len(late) != 2 {
+				t.Errorf("%s: %d writers changed\n%s\ninto\n%s", path, len(late), want, got)
+			}
+		}
+	}
+}
+
 func TestPanics(t *testing.T) {
 	foreign := func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/labstack/echo/v5"
@@ -14,31 +15,47 @@ import (
 
 // writer adds to one of Echo's writers what that lacks of net/http's.
 type writer struct {
-	http.ResponseWriter
+	inner    http.ResponseWriter
 	hijacked bool
+	ended    atomic.Bool // inner is Echo's again, maybe for another request
 }
 
-// response returns Echo's response if it is right beneath.
-func (w *writer) response() (*echo.Response, bool) {
-	r, ok := w.ResponseWriter.(*echo.Response)
-	return r, ok
+// to returns whom to write to.
+func (w *writer) to() http.ResponseWriter {
+	if w.ended.Load() {
+		return nobody{}
+	}
+	return w.inner
 }
 
-func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+// nobody takes what is written when the request has ended.
+type nobody struct{}
+
+var errEnded = errors.New("weirecho: the request has ended")
+
+func (nobody) Header() http.Header       { return http.Header{} }
+func (nobody) WriteHeader(int)           {}
+func (nobody) Write([]byte) (int, error) { return 0, errEnded }
+
+func (w *writer) Unwrap() http.ResponseWriter { return w.to() }
+
+func (w *writer) Header() http.Header { return w.to().Header() }
+
+func (w *writer) Write(p []byte) (int, error) { return w.to().Write(p) }
 
 func (w *writer) WriteHeader(status int) {
 	if 100 <= status && status < 200 && status != http.StatusSwitchingProtocols {
 		w.beneath().WriteHeader(status)
 		return
 	}
-	w.ResponseWriter.WriteHeader(status)
+	w.to().WriteHeader(status)
 }
 
 // beneath returns the writer for informational responses. Echo's response would
 // take them for the final one (labstack/echo#3106), so it is what is beneath the
 // last of these, or beneath the last before the next writer of this package.
 func (w *writer) beneath() http.ResponseWriter {
-	found := w.ResponseWriter
+	found := w.to()
 	for next := found; ; {
 		switch t := next.(type) {
 		case *writer, *refusal:
@@ -54,13 +71,13 @@ func (w *writer) beneath() http.ResponseWriter {
 	}
 }
 
-func (w *writer) WriteString(s string) (int, error) { return io.WriteString(w.ResponseWriter, s) }
+func (w *writer) WriteString(s string) (int, error) { return io.WriteString(w.to(), s) }
 
 func (w *writer) Flush() { w.FlushError() }
 
 func (w *writer) FlushError() error {
-	to := w.ResponseWriter
-	if r, ok := w.response(); ok {
+	to := w.to()
+	if r, ok := to.(*echo.Response); ok {
 		// Flushing sends the header, which Echo's response does not notice; and
 		// it panics where it cannot flush.
 		if !r.Committed {
@@ -72,11 +89,11 @@ func (w *writer) FlushError() error {
 }
 
 func (w *writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, brw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	conn, brw, err := http.NewResponseController(w.to()).Hijack()
 	if err == nil {
 		w.hijacked = true
 		// Or an error would be answered on a connection that is somebody else's.
-		if r, err := echo.UnwrapResponse(w.ResponseWriter); err == nil {
+		if r, err := echo.UnwrapResponse(w.inner); err == nil {
 			r.Committed = true
 		}
 	}
@@ -84,7 +101,7 @@ func (w *writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 }
 
 func (w *writer) Push(target string, opts *http.PushOptions) error {
-	for to := w.ResponseWriter; ; {
+	for to := w.to(); ; {
 		switch t := to.(type) {
 		case http.Pusher:
 			return t.Push(target, opts)
@@ -102,15 +119,17 @@ const sniffLen = 512
 // ReadFrom lets io.Copy reach the ReadFrom of net/http, and so sendfile, past
 // Echo's response, which has none.
 func (w *writer) ReadFrom(src io.Reader) (int64, error) {
-	to, r := w.ResponseWriter, (*echo.Response)(nil)
-	if response, ok := w.response(); ok {
-		to, r = response.ResponseWriter, response
+	to := w.to()
+	beneath := to
+	r, ok := to.(*echo.Response)
+	if ok {
+		beneath = r.ResponseWriter
 	}
-	fast, ok := to.(io.ReaderFrom)
-	if !ok {
-		return io.Copy(struct{ io.Writer }{w.ResponseWriter}, src)
-	}
-	if r == nil {
+	fast, can := beneath.(io.ReaderFrom)
+	switch {
+	case !can:
+		return io.Copy(struct{ io.Writer }{to}, src)
+	case !ok:
 		return fast.ReadFrom(src)
 	}
 	// The header, and the functions that want to see it, wait for a first byte.
@@ -127,15 +146,15 @@ func (w *writer) ReadFrom(src io.Reader) (int64, error) {
 }
 
 // abort breaks the exchange off, and reports so, if the panic v must not end in
-// what a client would take for a complete answer. net/http cannot end an answer properly once
-// its write deadline has passed, so it resets the stream or closes the
-// connection.
+// what a client would take for a complete answer. net/http cannot end an answer
+// properly once its write deadline has passed, so it resets the stream or closes
+// the connection.
 func (w *writer) abort(v any) bool {
 	err, _ := v.(error)
-	r, _ := echo.UnwrapResponse(w.ResponseWriter)
+	r, _ := echo.UnwrapResponse(w.inner)
 	if w.hijacked || !errors.Is(err, http.ErrAbortHandler) && r != nil && !r.Committed {
 		return false
 	}
-	http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Unix(1, 0))
+	http.NewResponseController(w.inner).SetWriteDeadline(time.Unix(1, 0))
 	return true
 }

@@ -50,7 +50,8 @@ import (
 // status of all for the final one (labstack/echo#3106); see [Handler].
 //
 // Echo reuses its contexts, so a middleware that returns before its next does,
-// as [http.TimeoutHandler], is waited for.
+// as [http.TimeoutHandler], is waited for. What is written later, by mw or by a
+// handler of [Handler], goes nowhere.
 //
 // The first request writes a warning to [slog.Default], once per process, if the
 // application has no IPExtractor, or one that believes header fields of any peer.
@@ -92,10 +93,12 @@ func Handler(h http.Handler) echo.HandlerFunc {
 		w := &writer{response: c.Response()}
 		r := routed(c)
 		defer func() {
-			if v := recover(); v != nil {
-				if w.abort(v) {
-					tell(r)
-				}
+			v := recover()
+			if v != nil && w.abort(v) {
+				tell(r)
+			}
+			w.ended.Store(true)
+			if v != nil {
 				panic(v)
 			}
 		}()
@@ -148,7 +151,10 @@ func (x *exchange) Value(key any) any {
 func (x *exchange) run(h http.Handler) error {
 	r := routed(x.c)
 	x.outer.wrap(x.c.Response())
-	defer x.end()
+	defer func() {
+		x.end()
+		x.outer.end()
+	}()
 	h.ServeHTTP(&x.outer, r.WithContext(x))
 	x.end()
 	if x.err != nil {

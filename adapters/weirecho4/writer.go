@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -16,24 +17,45 @@ import (
 type writer struct {
 	response *echo.Response
 	hijacked bool
+	ended    atomic.Bool // response is Echo's again, maybe for another request
 }
 
-func (w *writer) Unwrap() http.ResponseWriter { return w.response }
+// to returns whom to write to.
+func (w *writer) to() http.ResponseWriter {
+	if w.ended.Load() {
+		return nobody{}
+	}
+	return w.response
+}
 
-func (w *writer) Header() http.Header { return w.response.Header() }
+// nobody takes what is written when the request has ended.
+type nobody struct{}
+
+var errEnded = errors.New("weirecho4: the request has ended")
+
+func (nobody) Header() http.Header       { return http.Header{} }
+func (nobody) WriteHeader(int)           {}
+func (nobody) Write([]byte) (int, error) { return 0, errEnded }
+
+func (w *writer) Unwrap() http.ResponseWriter { return w.to() }
+
+func (w *writer) Header() http.Header { return w.to().Header() }
 
 func (w *writer) WriteHeader(status int) {
 	if 100 <= status && status < 200 && status != http.StatusSwitchingProtocols {
 		w.beneath().WriteHeader(status)
 		return
 	}
-	w.response.WriteHeader(status)
+	w.to().WriteHeader(status)
 }
 
 // beneath returns the writer for informational responses. Echo's response would
 // take them for the final one (labstack/echo#3106), so it is what is beneath the
 // last of these, or beneath the last before the next writer of this package.
 func (w *writer) beneath() http.ResponseWriter {
+	if w.ended.Load() {
+		return nobody{}
+	}
 	found := w.response.Writer
 	for next := found; ; {
 		switch t := next.(type) {
@@ -50,15 +72,18 @@ func (w *writer) beneath() http.ResponseWriter {
 	}
 }
 
-func (w *writer) Write(p []byte) (int, error) { return w.response.Write(p) }
+func (w *writer) Write(p []byte) (int, error) { return w.to().Write(p) }
 
-func (w *writer) WriteString(s string) (int, error) { return io.WriteString(w.response, s) }
+func (w *writer) WriteString(s string) (int, error) { return io.WriteString(w.to(), s) }
 
 func (w *writer) Flush() { w.FlushError() }
 
 // FlushError sends the header, which Echo's response does not notice when it is
 // flushed itself; and it returns an error where that would panic.
 func (w *writer) FlushError() error {
+	if w.ended.Load() {
+		return errEnded
+	}
 	if r := w.response; !r.Committed {
 		r.WriteHeader(cmp.Or(r.Status, http.StatusOK))
 	}
@@ -66,6 +91,9 @@ func (w *writer) FlushError() error {
 }
 
 func (w *writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if w.ended.Load() {
+		return nil, nil, errEnded
+	}
 	conn, brw, err := w.response.Hijack()
 	if err == nil {
 		// Or an error would be answered on a connection that is somebody else's.
@@ -75,7 +103,7 @@ func (w *writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 }
 
 func (w *writer) Push(target string, opts *http.PushOptions) error {
-	for to := w.response.Writer; ; {
+	for to := w.to(); ; {
 		switch t := to.(type) {
 		case http.Pusher:
 			return t.Push(target, opts)
@@ -93,6 +121,9 @@ const sniffLen = 512
 // ReadFrom lets io.Copy reach the ReadFrom of net/http, and so sendfile, past
 // Echo's response, which has none.
 func (w *writer) ReadFrom(src io.Reader) (int64, error) {
+	if w.ended.Load() {
+		return 0, errEnded
+	}
 	r := w.response
 	fast, ok := r.Writer.(io.ReaderFrom)
 	if !ok {
@@ -112,9 +143,9 @@ func (w *writer) ReadFrom(src io.Reader) (int64, error) {
 }
 
 // abort breaks the exchange off, and reports so, if the panic v must not end in
-// what a client would take for a complete answer. net/http cannot end an answer properly once
-// its write deadline has passed, so it resets the stream or closes the
-// connection.
+// what a client would take for a complete answer. net/http cannot end an answer
+// properly once its write deadline has passed, so it resets the stream or closes
+// the connection.
 func (w *writer) abort(v any) bool {
 	err, _ := v.(error)
 	if w.hijacked || !errors.Is(err, http.ErrAbortHandler) && !w.response.Committed {

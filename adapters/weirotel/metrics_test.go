@@ -348,14 +348,14 @@ func TestBandwidth(t *testing.T) {
 // What happens to upstreams.
 func TestUpstreams(t *testing.T) {
 	r := newRig(t)
-	dead, good := deaf(t), serve(t, hello)
+	good := serve(t, hello)
 	p := newProxy(t, r, proxy.Config{
-		Upstreams:   []proxy.Upstream{{URL: dead}, {URL: good.URL}},
+		Upstreams:   []proxy.Upstream{{URL: deaf}, {URL: good.URL}},
 		Ejection:    proxy.Ejection{Failures: 1, For: time.Hour, Max: time.Hour},
 		Breaker:     proxy.Breaker{FailureRatio: .5, MinRequests: 1, OpenFor: time.Hour},
 		Retries:     proxy.Retries{Max: 1},
 		InFlight:    proxy.InFlight{Max: 5},
-		HealthCheck: proxy.HealthCheck{Path: "/health", Interval: time.Millisecond, Down: 1},
+		HealthCheck: proxy.HealthCheck{Path: "/health", Interval: time.Millisecond, Timeout: time.Minute, Down: 1},
 	})
 	begun(t)(r.Upstreams("users", p))
 	s := serve(t, p)
@@ -373,20 +373,20 @@ func TestUpstreams(t *testing.T) {
 		return "weir.proxy.upstream." + name + "{weir.proxy=users,weir.upstream=" + upstream + "}"
 	}
 	for name, want := range map[string]float64{
-		"weir.proxy.ejections{weir.upstream=" + dead + "}":      1,
-		"weir.proxy.breaker.opened{weir.upstream=" + dead + "}": 1,
+		"weir.proxy.ejections{weir.upstream=" + deaf + "}":      1,
+		"weir.proxy.breaker.opened{weir.upstream=" + deaf + "}": 1,
 		"weir.proxy.no_budget{weir.trigger=connect}":            1,
-		"weir.proxy.downs{weir.upstream=" + dead + "}":          1,
-		of("up", dead): 0, of("up", good.URL): 1,
-		of("in_flight", dead): 0, of("waiting", dead): 0, of("ejected", good.URL): 0,
-		"weir.proxy.upstream.breaker.state{weir.proxy=users,weir.state=open,weir.upstream=" + dead + "}":       1,
+		"weir.proxy.downs{weir.upstream=" + deaf + "}":          1,
+		of("up", deaf): 0, of("up", good.URL): 1,
+		of("in_flight", deaf): 0, of("waiting", deaf): 0, of("ejected", good.URL): 0,
+		"weir.proxy.upstream.breaker.state{weir.proxy=users,weir.state=open,weir.upstream=" + deaf + "}":       1,
 		"weir.proxy.upstream.breaker.state{weir.proxy=users,weir.state=closed,weir.upstream=" + good.URL + "}": 1,
 	} {
 		if value, ok := got[name]; !ok || value != want {
 			t.Errorf("%s = %v (there: %v), want %v", name, value, ok, want)
 		}
 	}
-	if left := got[of("ejected", dead)]; left <= 0 || left > 3600 {
+	if left := got[of("ejected", deaf)]; left <= 0 || left > 3600 {
 		t.Errorf("the ejection lasts for %v s", left)
 	}
 }
@@ -427,7 +427,7 @@ func everything(t *testing.T, r *rig) {
 	begun(t)(r.InFlight(f))
 	begun(t)(r.Budget("a", capture.NewBudget(1)))
 	begun(t)(r.Queue("a", capture.Async(capture.SinkFunc(func(context.Context, *capture.Exchange) error { return nil }), nil)))
-	p := newProxy(t, r, proxy.Config{Upstreams: []proxy.Upstream{{URL: deaf(t)}}, Breaker: proxy.Breaker{FailureRatio: 1}})
+	p := newProxy(t, r, proxy.Config{Upstreams: []proxy.Upstream{{URL: deaf}}, Breaker: proxy.Breaker{FailureRatio: 1}})
 	begun(t)(r.Upstreams("a", p))
 	get(t, serve(t, p).URL)
 	get(t, serve(t, newProxy(t, r, proxy.Config{Upstreams: []proxy.Upstream{{URL: serve(t, hello).URL}}})).URL)

@@ -55,28 +55,21 @@ func (d decision) coarser() decision {
 }
 
 func (l *limiterMetrics) init(m *Metrics) {
-	decisions := m.counter("limiter_decisions_total", "Decisions about the charges of requests.", "policy", "route", "result")
-	l.decisions = newSeries(m.opts.MaxSeries, decision.coarser, func(d decision) prometheus.Counter {
-		return decisions.WithLabelValues(label(d.policy), label(d.route), d.result)
-	})
+	decisions := func(name, help string) *series[decision, prometheus.Counter] {
+		v := m.counter(name, help, "policy", "route", "result")
+		return newSeries(m.opts.MaxSeries, decision.coarser, func(d decision) prometheus.Counter {
+			return v.WithLabelValues(label(d.policy), label(d.route), d.result)
+		})
+	}
+	l.decisions = decisions("limiter_decisions_total", "Decisions about the charges of requests.")
 	durations := m.histogram("limiter_store_duration_seconds",
 		"Time until a charge was decided, with those beside it, by who decided.", decisionBuckets, "source")
 	l.durations = newSeries(m.opts.MaxSeries, itself, func(s limiter.Source) prometheus.Observer {
 		return durations.WithLabelValues(word(s.String()))
 	})
-	holds := m.histogram("limiter_hold_duration_seconds", "Time for which requests waited for their turn.", exchangeBuckets, "policy", "result")
-	l.holds = newSeries(m.opts.MaxSeries, named.coarser, func(n named) prometheus.Observer {
-		return holds.WithLabelValues(label(n.name), n.word)
-	})
-	perPolicy := func(name, help string) *series[string, prometheus.Counter] {
-		vec := m.counter(name, help, "policy")
-		return newSeries(m.opts.MaxSeries, otherName, func(policy string) prometheus.Counter {
-			return vec.WithLabelValues(label(policy))
-		})
-	}
-	l.evictions = perPolicy("limiter_evictions_total", "States forgotten before they were whole, to make room for a policy.")
-	l.noRoom = perPolicy("limiter_no_room_total", "Charges refused because there was no room for their state.")
-	l.lapses = perPolicy("inflight_lapses_total", "Leases of slots that had ended before they were renewed.")
+	l.holds = m.histogramsBy("limiter_hold_duration_seconds", "Time for which requests waited for their turn.", exchangeBuckets, "policy", "result")
+	l.evictions = m.countersOf("limiter_evictions_total", "States forgotten before they were whole, to make room for a policy.", "policy")
+	l.noRoom = m.countersOf("limiter_no_room_total", "Charges refused because there was no room for their state.", "policy")
 
 	failures := m.counter("limiter_backend_failures_total", "Calls that a backend did not answer in time, or at all.", "backend")
 	opened := m.counter("limiter_breaker_opened_total", "How often a backend's breaker opened.", "backend")
@@ -88,33 +81,19 @@ func (l *limiterMetrics) init(m *Metrics) {
 		}
 	})
 	m.collectors = append(m.collectors, breakers{l})
-	l.initInFlight(m)
-	l.initBandwidth(m)
-}
 
-func (l *limiterMetrics) initInFlight(m *Metrics) {
-	slots := m.counter("inflight_decisions_total", "Requests that asked for slots, by what became of that.", "policy", "route", "result")
-	l.slots = newSeries(m.opts.MaxSeries, decision.coarser, func(d decision) prometheus.Counter {
-		return slots.WithLabelValues(label(d.policy), label(d.route), d.result)
-	})
-	refusals := m.counter("inflight_refusals_total", "Requests that got no slots, by why.", "policy", "reason")
-	l.refusals = newSeries(m.opts.MaxSeries, named.coarser, func(n named) prometheus.Counter { return refusals.WithLabelValues(label(n.name), n.word) })
-	waits := m.histogram("inflight_wait_duration_seconds", "Time for which requests waited for slots.", exchangeBuckets, "policy", "result")
-	l.waits = newSeries(m.opts.MaxSeries, named.coarser, func(n named) prometheus.Observer { return waits.WithLabelValues(label(n.name), n.word) })
-	inFlight := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: "inflight_requests", Help: "Requests that hold slots."}, []string{"policy"})
-	m.collectors = append(m.collectors, inFlight)
-	l.inFlight = newSeries(m.opts.MaxSeries, otherName, func(policy string) prometheus.Gauge { return inFlight.WithLabelValues(label(policy)) })
-}
+	l.slots = decisions("inflight_decisions_total", "Requests that asked for slots, by what became of that.")
+	l.refusals = m.countersBy("inflight_refusals_total", "Requests that got no slots, by why.", "policy", "reason")
+	l.waits = m.histogramsBy("inflight_wait_duration_seconds", "Time for which requests waited for slots.", exchangeBuckets, "policy", "result")
+	l.inFlight = m.gaugesOf("inflight_requests", "Requests that hold slots.", "policy")
+	l.lapses = m.countersOf("inflight_lapses_total", "Leases of slots that had ended before they were renewed.", "policy")
 
-func (l *limiterMetrics) initBandwidth(m *Metrics) {
 	bodies := m.counter("bandwidth_bodies_total", "Paced bodies that ended, by how.", "class", "direction", "result")
 	l.bodies = newSeries(m.opts.MaxSeries, paced.coarser, func(p paced) prometheus.Counter {
 		return bodies.WithLabelValues(label(p.class), p.direction, p.result)
 	})
-	bytes := m.counter("bandwidth_transferred_bytes_total", "Bytes of paced bodies that ended.", "class", "direction")
-	l.bytes = newSeries(m.opts.MaxSeries, named.coarser, func(n named) prometheus.Counter { return bytes.WithLabelValues(label(n.name), n.word) })
-	paces := m.histogram("bandwidth_wait_duration_seconds", "Time for which paced bodies waited in all.", exchangeBuckets, "class", "direction")
-	l.paces = newSeries(m.opts.MaxSeries, named.coarser, func(n named) prometheus.Observer { return paces.WithLabelValues(label(n.name), n.word) })
+	l.bytes = m.countersBy("bandwidth_transferred_bytes_total", "Bytes of paced bodies that ended.", "class", "direction")
+	l.paces = m.histogramsBy("bandwidth_wait_duration_seconds", "Time for which paced bodies waited in all.", exchangeBuckets, "class", "direction")
 }
 
 func (l *limiterMetrics) observeSlot(e *limiter.Event) {

@@ -91,6 +91,34 @@ func (m *Metrics) histogram(name, help string, buckets []float64, labels ...stri
 	return v
 }
 
+// countersOf has a counter for each name that the configuration chose.
+func (m *Metrics) countersOf(name, help, of string) *series[string, prometheus.Counter] {
+	v := m.counter(name, help, of)
+	return newSeries(m.opts.MaxSeries, otherName, func(called string) prometheus.Counter { return v.WithLabelValues(label(called)) })
+}
+
+// countersBy has a counter for each such name and each word.
+func (m *Metrics) countersBy(name, help, of, word string) *series[named, prometheus.Counter] {
+	v := m.counter(name, help, of, word)
+	return newSeries(m.opts.MaxSeries, named.coarser, func(n named) prometheus.Counter { return v.WithLabelValues(label(n.name), n.word) })
+}
+
+func (m *Metrics) histogramsOf(name, help string, buckets []float64, of string) *series[string, prometheus.Observer] {
+	v := m.histogram(name, help, buckets, of)
+	return newSeries(m.opts.MaxSeries, otherName, func(called string) prometheus.Observer { return v.WithLabelValues(label(called)) })
+}
+
+func (m *Metrics) histogramsBy(name, help string, buckets []float64, of, word string) *series[named, prometheus.Observer] {
+	v := m.histogram(name, help, buckets, of, word)
+	return newSeries(m.opts.MaxSeries, named.coarser, func(n named) prometheus.Observer { return v.WithLabelValues(label(n.name), n.word) })
+}
+
+func (m *Metrics) gaugesOf(name, help, of string) *series[string, prometheus.Gauge] {
+	v := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help}, []string{of})
+	m.collectors = append(m.collectors, v)
+	return newSeries(m.opts.MaxSeries, otherName, func(called string) prometheus.Gauge { return v.WithLabelValues(label(called)) })
+}
+
 var (
 	// A decision in memory takes a microsecond, one of a server a hundred times
 	// that, and one that waits for its budget 50 ms.

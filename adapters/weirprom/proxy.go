@@ -45,27 +45,14 @@ type try struct {
 func (t try) coarser() try { return try{other, t.trigger, t.result} }
 
 func (p *proxyMetrics) init(m *Metrics) {
-	counters := func(name, help string, labels ...string) *series[named, prometheus.Counter] {
-		vec := m.counter(name, help, labels...)
-		return newSeries(m.opts.MaxSeries, named.coarser, func(n named) prometheus.Counter {
-			return vec.WithLabelValues(label(n.name), n.word)
-		})
-	}
-	perUpstream := func(name, help string) *series[string, prometheus.Counter] {
-		vec := m.counter(name, help, "upstream")
-		return newSeries(m.opts.MaxSeries, otherName, func(upstream string) prometheus.Counter {
-			return vec.WithLabelValues(label(upstream))
-		})
-	}
-	p.requests = counters("proxy_requests_total", "Requests that ended, by the status the client was sent; none, if there was none.", "upstream", "code_class")
-	p.outcomes = counters("proxy_outcomes_total", "Requests that ended, by how.", "route", "result")
-	durations := m.histogram("proxy_request_duration_seconds", "Time until requests ended, the answer's body included; of tunnels, too.", exchangeBuckets, "route")
-	p.durations = newSeries(m.opts.MaxSeries, otherName, func(route string) prometheus.Observer { return durations.WithLabelValues(label(route)) })
+	p.requests = m.countersBy("proxy_requests_total", "Requests that ended, by the status the client was sent; none, if there was none.", "upstream", "code_class")
+	p.outcomes = m.countersBy("proxy_outcomes_total", "Requests that ended, by how.", "route", "result")
+	p.durations = m.histogramsOf("proxy_request_duration_seconds", "Time until requests ended, the answer's body included; of tunnels, too.", exchangeBuckets, "route")
 	aborts := m.counter("proxy_aborts_total", "Requests that ended before the whole answer was passed on, by whose fault and how far they had come.", "side", "phase")
 	p.aborts = newSeries(m.opts.MaxSeries, itself, func(a abort) prometheus.Counter {
 		return aborts.WithLabelValues(string(a.side), string(a.phase))
 	})
-	p.failures = counters("proxy_failures_total", "Requests without an answer of an upstream's, by why, whether a fallback answered or not.", "upstream", "reason")
+	p.failures = m.countersBy("proxy_failures_total", "Requests without an answer of an upstream's, by why, whether a fallback answered or not.", "upstream", "reason")
 	bytes := m.counter("proxy_transferred_bytes_total", "Bytes of bodies, and of tunnels, up to the upstream and down from it.", "upstream", "direction")
 	for direction, s := range map[string]**series[string, prometheus.Counter]{"up": &p.up, "down": &p.down} {
 		*s = newSeries(m.opts.MaxSeries, otherName, func(upstream string) prometheus.Counter {
@@ -77,21 +64,17 @@ func (p *proxyMetrics) init(m *Metrics) {
 	p.attempts = newSeries(m.opts.MaxSeries, try.coarser, func(t try) prometheus.Counter {
 		return attempts.WithLabelValues(label(t.upstream), string(t.trigger), string(t.result))
 	})
-	headers := m.histogram("proxy_upstream_duration_seconds", "Time until the header of an upstream's answer, or the end of an attempt to get one.", exchangeBuckets, "upstream")
-	p.headers = newSeries(m.opts.MaxSeries, otherName, func(upstream string) prometheus.Observer { return headers.WithLabelValues(label(upstream)) })
-	waits := m.histogram("proxy_wait_duration_seconds", "Time for which requests waited for a place at an upstream.", exchangeBuckets, "upstream", "result")
-	p.waits = newSeries(m.opts.MaxSeries, named.coarser, func(n named) prometheus.Observer { return waits.WithLabelValues(label(n.name), n.word) })
+	p.headers = m.histogramsOf("proxy_upstream_duration_seconds", "Time until the header of an upstream's answer, or the end of an attempt to get one.", exchangeBuckets, "upstream")
+	p.waits = m.histogramsBy("proxy_wait_duration_seconds", "Time for which requests waited for a place at an upstream.", exchangeBuckets, "upstream", "result")
 	fallbacks := m.counter("proxy_fallbacks_total", "Calls of the fallback.", "reason")
 	p.fallbacks = newSeries(m.opts.MaxSeries, itself, func(r proxy.Reason) prometheus.Counter { return fallbacks.WithLabelValues(r.String()) })
 	noBudget := m.counter("proxy_no_budget_total", "Attempts that were not made because the budget of retries was used up.", "trigger")
 	p.noBudget = newSeries(m.opts.MaxSeries, itself, func(t proxy.Trigger) prometheus.Counter { return noBudget.WithLabelValues(string(t)) })
 
-	p.ejected = perUpstream("proxy_ejections_total", "How often an upstream was taken out of the choice because its requests failed.")
-	p.ill = perUpstream("proxy_downs_total", "How often health checks found an upstream down.")
-	p.opened = perUpstream("proxy_breaker_opened_total", "How often an upstream's breaker opened.")
-	tunnels := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: "proxy_open_tunnels", Help: "Upgraded connections that are open."}, []string{"upstream"})
-	m.collectors = append(m.collectors, tunnels)
-	p.tunnels = newSeries(m.opts.MaxSeries, otherName, func(upstream string) prometheus.Gauge { return tunnels.WithLabelValues(label(upstream)) })
+	p.ejected = m.countersOf("proxy_ejections_total", "How often an upstream was taken out of the choice because its requests failed.", "upstream")
+	p.ill = m.countersOf("proxy_downs_total", "How often health checks found an upstream down.", "upstream")
+	p.opened = m.countersOf("proxy_breaker_opened_total", "How often an upstream's breaker opened.", "upstream")
+	p.tunnels = m.gaugesOf("proxy_open_tunnels", "Upgraded connections that are open.", "upstream")
 }
 
 // Observe implements [proxy.Observer].

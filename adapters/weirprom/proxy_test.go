@@ -123,25 +123,17 @@ func TestClientLeaves(t *testing.T) {
 	}
 }
 
-// deaf is an address where nobody listens.
-func deaf(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return "http://" + l.Addr().String()
-}
+// deaf is an address where nobody listens: the port of tcpmux. One that was free a
+// moment ago may be another server's by now.
+const deaf = "http://127.0.0.1:1"
 
 // An upstream that fails is taken out, its breaker opens, and retries that there
 // is no budget for are counted.
 func TestFailingUpstream(t *testing.T) {
 	m := weirprom.New(nil)
 	reg := registered(t, m)
-	dead := deaf(t)
 	p, err := proxy.New(proxy.Config{
-		Upstreams: []proxy.Upstream{{URL: dead}, {URL: serve(t, hello).URL}},
+		Upstreams: []proxy.Upstream{{URL: deaf}, {URL: serve(t, hello).URL}},
 		Ejection:  proxy.Ejection{Failures: 1, For: time.Hour, Max: time.Hour},
 		Breaker:   proxy.Breaker{FailureRatio: .5, MinRequests: 1, OpenFor: time.Hour},
 		Retries:   proxy.Retries{Max: 1},
@@ -152,13 +144,13 @@ func TestFailingUpstream(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := serve(t, p)
-	for range 3 { // one of them asks the dead one
+	for range 3 { // one of them asks it
 		get(t, s.URL)
 	}
 	got := gathered(t, reg)
 	for name, want := range map[string]float64{
-		`weir_proxy_ejections_total{upstream="` + dead + `"}`:      1,
-		`weir_proxy_breaker_opened_total{upstream="` + dead + `"}`: 1,
+		`weir_proxy_ejections_total{upstream="` + deaf + `"}`:      1,
+		`weir_proxy_breaker_opened_total{upstream="` + deaf + `"}`: 1,
 		`weir_proxy_no_budget_total{trigger="connect"}`:            1,
 	} {
 		if got[name] != want {
@@ -170,9 +162,8 @@ func TestFailingUpstream(t *testing.T) {
 func TestDown(t *testing.T) {
 	m := weirprom.New(nil)
 	reg := registered(t, m)
-	dead := deaf(t)
 	p, err := proxy.New(proxy.Config{
-		Upstreams:   []proxy.Upstream{{URL: dead}},
+		Upstreams:   []proxy.Upstream{{URL: deaf}},
 		HealthCheck: proxy.HealthCheck{Path: "/health", Interval: time.Millisecond, Down: 1},
 		Observer:    m.Proxy(),
 		ErrorLog:    slog.New(slog.DiscardHandler),
@@ -183,10 +174,10 @@ func TestDown(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { p.CheckHealth(ctx) })
-	until(t, func() bool { return gathered(t, reg)[`weir_proxy_downs_total{upstream="`+dead+`"}`] == 1 })
+	until(t, func() bool { return gathered(t, reg)[`weir_proxy_downs_total{upstream="`+deaf+`"}`] == 1 })
 	cancel()
 	wg.Wait()
-	shows(t, reg, map[string]float64{`weir_proxy_downs_total{upstream="` + dead + `"}`: 1})
+	shows(t, reg, map[string]float64{`weir_proxy_downs_total{upstream="` + deaf + `"}`: 1})
 }
 
 // Who waits for a place is in the histogram, by how the wait ended.

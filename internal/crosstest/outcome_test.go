@@ -255,3 +255,35 @@ func TestOwnInformational(t *testing.T) {
 		}
 	})
 }
+
+// TestOverloadGivesBack: what a limit on requests in flight refuses costs none of
+// the quota that the rules outside have taken, whoever writes the answer.
+func TestOverloadGivesBack(t *testing.T) {
+	everywhere(t, func(t *testing.T, name, proto string, build maker) {
+		slots, err := limiter.NewInFlight(limiter.InFlightOptions{Max: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		records, l := make(sink, 100), make(logbook, 100)
+		app := build(l.told, append(ours(records, everyone(2)), slots.Middleware(nil, nil))...)
+		app.Mount("GET", "/x", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "x") }))
+		s := served(t, proto, app)
+
+		release, err := slots.Acquire(t.Context(), limiter.Slot{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 5 {
+			got := do(t, s, "GET", "/x", nil)
+			if outside, x := <-l, records.next(t); got.status != 503 || outside.status != 503 || x.Status != 503 || got.header.Get("Retry-After") == "" {
+				t.Fatalf("with no slot free: %d %v, recorded %d, logged %d", got.status, got.header, x.Status, outside.status)
+			}
+		}
+		release()
+		for i, want := range []int{200, 200, 429} {
+			if got := do(t, s, "GET", "/x", nil); got.status != want {
+				t.Errorf("%d: %d %q, want %d", i, got.status, got.body, want)
+			}
+		}
+	})
+}
