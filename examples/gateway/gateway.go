@@ -161,9 +161,7 @@ func needRestart(before, now *config.Config) []string {
 		{"timeouts.idle", before.Timeouts.Idle != now.Timeouts.Idle},
 		{"timeouts.leave", before.Timeouts.Leave != now.Timeouts.Leave},
 		{"timeouts.shutdown", before.Timeouts.Shutdown != now.Timeouts.Shutdown},
-		{"timeouts.leave", before.Timeouts.Leave != now.Timeouts.Leave},
-		{"log", before.Log != now.Log},
-		{"admin", before.Admin != now.Admin},
+		{"admin", config.Identity(before.Admin) != config.Identity(now.Admin)}, // wherever it stands
 		{"log", before.Log != now.Log},
 	} {
 		if f.changed {

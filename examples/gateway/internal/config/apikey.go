@@ -13,6 +13,7 @@ import (
 // APIKeys says who the gateway's users are: whoever sends a key that is listed
 // here in the header.
 type APIKeys struct {
+	Pos
 	Header string `yaml:"header" default:"X-Api-Key"`
 	Plans  []Plan `yaml:"plans"`
 }
@@ -96,6 +97,6 @@ func (d *decoder) checkAPIKeys(a *APIKeys) {
 		}
 	}
 	if !isToken(a.Header) {
-		d.fault(Pos{1, 1}, "api_keys.header", "%q is no name of a header", a.Header)
+		d.fault(a.Pos, "api_keys.header", "%q is no name of a header", a.Header)
 	}
 }

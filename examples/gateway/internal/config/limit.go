@@ -149,7 +149,7 @@ func (d *decoder) checkLimits(limits []Limit, all map[string]*Limit, plans []Pla
 			continue
 		}
 		if err := l.Policy().Validate(); err != nil {
-			d.fault(l.Pos, item, "%v", verdict(err, "limiter: "))
+			d.verdicts(l.Pos, item, err, "limiter: ")
 			continue
 		}
 		if here[l.Name] {
