@@ -89,7 +89,7 @@ func count(as []arrival, status int) (n int) {
 // request is lost on the way, and none waits.
 func TestTwoGatewaysOneRedis(t *testing.T) {
 	const (
-		rate, burst = 20, 20
+		rate, burst = 10, 10
 		budget      = time.Second // a busy machine is no outage
 	)
 	server := redistest.Start(t)
@@ -167,7 +167,12 @@ routes:
 	}
 	slices.Sort(took)
 	t.Logf("from the kill on: half of %d requests took %v or less, the slowest %v", len(took), took[len(took)/2], took[len(took)-1])
-	if half := took[len(took)/2]; half > budget/4 {
+	var usual []time.Duration
+	for _, a := range within(all, shared, killed) {
+		usual = append(usual, a.end.Sub(a.start))
+	}
+	slices.Sort(usual)
+	if half := took[len(took)/2]; half > max(budget/4, 3*usual[len(usual)/2]) {
 		t.Errorf("half of the requests took %v and more from the kill on: they wait for Redis", half)
 	}
 	for i, g := range []*gateway{one, other} {

@@ -127,14 +127,14 @@ func (g *gateway) reload() error {
 		next, err = g.build(c)
 	}
 	if err != nil {
-		for fault := range strings.SplitSeq(err.Error(), "\n") {
-			g.out.log.Error("configuration refused, that of before stays", "fault", fault)
-		}
 		g.mu.Lock()
 		g.failed = err
 		g.mu.Unlock()
 		if g.out.refused != nil {
 			g.out.refused(err)
+		}
+		for fault := range strings.SplitSeq(err.Error(), "\n") {
+			g.out.log.Error("configuration refused, that of before stays", "fault", fault)
 		}
 		return err
 	}

@@ -21,9 +21,10 @@ type APIKeys struct {
 // A Plan is a group of users with quotas and a class of their own.
 type Plan struct {
 	Pos
-	Name  string   `yaml:"name" required:"true"`
-	Keys  []Secret `yaml:"keys"`
-	Class string   `yaml:"class"` // of bandwidth
+	Name     string   `yaml:"name" required:"true"`
+	Keys     []Secret `yaml:"keys"`
+	Class    string   `yaml:"class"`    // of bandwidth
+	Priority Count    `yaml:"priority"` // of in_flight; 0: that of the route
 }
 
 // A Secret is a key, or "sha256:" and the hexadecimal hash of one.
@@ -86,6 +87,7 @@ func (d *decoder) checkAPIKeys(a *APIKeys) {
 			d.fault(p.Pos, field, "plan %q is there already, at %v", p.Name, first)
 		}
 		names[p.Name] = p.Pos
+		d.checkPriority(p.Priority, p.Pos, field+".priority")
 		for j, k := range p.Keys {
 			if k.hash == [sha256.Size]byte{} {
 				continue // has a fault of its own

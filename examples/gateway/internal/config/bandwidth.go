@@ -20,6 +20,7 @@ type Bandwidth struct {
 	Bodies         Bodies   `yaml:"bodies" default:"responses"`
 	ExemptEvents   bool     `yaml:"exempt_events"`
 	ExemptUpgrades bool     `yaml:"exempt_upgrades"`
+	Unkeyed        Unkeyed  `yaml:"unkeyed" default:"refuse"` // requests without the key
 	Classes        []Class  `yaml:"classes"`
 }
 

@@ -14,6 +14,9 @@ func (d *decoder) check(c *Config) {
 		d.fault(c.TLS.Pos, "tls", "want both cert and key")
 	}
 	d.verdicts(c.Audit.Pos, "audit", c.Audit.Options("").Validate(), "capture: ")
+	d.checkClientIP(c)
+	d.checkMemory(&c.Memory)
+	d.checkRedis(&c.Redis)
 	d.checkAdmin(&c.Admin)
 	d.checkAPIKeys(&c.APIKeys)
 	inFlight := map[string]Pos{}

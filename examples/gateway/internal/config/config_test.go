@@ -65,7 +65,7 @@ func TestParse(t *testing.T) {
 	if got, want := c.Redis, (config.Redis{
 		Pos: config.Pos{Line: 5, Column: 8},
 		URL: "redis://127.0.0.1:6379", Prefix: "weir", Secret: "s", WhenDown: config.WhenDown(failover.Closed),
-		Instances: 3, Budget: config.Duration(20 * time.Millisecond),
+		Instances: 3, Budget: config.Duration(20 * time.Millisecond), Failures: 5,
 	}); got != want {
 		t.Errorf("redis is %+v, want %+v", got, want)
 	}
@@ -106,7 +106,7 @@ func TestDefaults(t *testing.T) {
 	second := config.Duration(time.Second)
 	want := config.Timeouts{
 		ReadHeader: 5 * second, Idle: 60 * second, Stall: 60 * second, Shutdown: 15 * second,
-		Upstream: config.UpstreamTimeouts{Dial: 2 * second, Header: 30 * second, Idle: 60 * second, TunnelIdle: 3600 * second},
+		Upstream: config.UpstreamTimeouts{Dial: 2 * second, TLS: 5 * second, Header: 30 * second, Idle: 60 * second, TunnelIdle: 3600 * second, IdleConn: 90 * second, ConnAge: 600 * second},
 	}
 	if c.Timeouts != want {
 		t.Errorf("timeouts are %+v, want %+v", c.Timeouts, want)
@@ -126,10 +126,35 @@ var faulty = []struct {
 	{"tab before a list", "routes:\n\t- path: /", []string{"2:1: not YAML: a tab; indent by spaces"}},
 	{"admin", "admin: {inspector: true}\nroutes: [{path: /, upstreams: [demo]}]", []string{"1:8: admin.inspector: there is no admin.listen"}},
 	{"actions", "admin: {listen: :1, actions: true}\nroutes: [{path: /, upstreams: [demo]}]", []string{"1:8: admin: actions and token are about the inspector"}},
+	{"who the client is", "client_ip: {forwarded: true, single_header: a}\nroutes: [{path: /, upstreams: [demo]}]", []string{
+		"1:12: client_ip: means nothing without trust",
+		"1:12: client_ip: ",
+	}},
+	{"memory", "memory: {max: 2MiB}\nroutes: [{path: /, upstreams: [demo]}]", []string{"1:9: memory.logs: is 3MiB; want at most half of max, 2MiB"}},
+	{"redis that cannot be", "redis: {url: \"http://u:hunter2@a\"}\nroutes: [{path: x, upstreams: [demo]}]", []string{
+		`1:8: redis.url: the scheme is "http"; allowed: redis://`,
+		"2:17: routes[0].path: ",
+	}},
+	{"leases and priorities", `api_keys: {plans: [{name: gold, keys: [a], priority: 17}]}
+routes:
+  - {path: /, upstreams: [demo], priority: 18, limits: [{name: a, key: ip, rate: 1/s, lease: 2}]}
+`, []string{
+		`1:20: api_keys.plans[0].priority: is 17; want 1, which is served first, to 16`,
+		`3:5: routes[0].priority: is 18; want 1`,
+		`3:57: routes[0].limits[0].lease: there is no redis.url to take it from`,
+	}},
+	{"upstreams", `routes:
+  - {path: /, upstreams: [demo], via: "a b", request_id: Host, query: any, upstream_tls: {cert: a}}
+`, []string{
+		`2:39: routes[0].via: is "a b": a token, a host`,
+		`2:58: routes[0].request_id: is "Host": letters, digits and hyphens`,
+		`2:71: routes[0].query: "any" is unknown: want clean, refuse or raw`,
+		`2:90: routes[0].upstream_tls: want both cert and key`,
+	}},
 	{"wrong indentation", "audit:\n  file: a\n budget: 1KiB\n", []string{"3:2: not YAML: "}},
 	{"null", "~", []string{"1:1: is empty"}},
-	{"a list", "- a\n- b", []string{"1:1: want fields (listen, tls, server, trust, audit, redis, timeouts, admin, log, limit_headers, api_keys, in_flight, bandwidth, routes), got a list"}},
-	{"a text", "hello", []string{`1:1: want fields (listen, tls, server, trust, audit, redis, timeouts, admin, log, limit_headers, api_keys, in_flight, bandwidth, routes), got the text "hello"`}},
+	{"a list", "- a\n- b", []string{"1:1: want fields (listen, tls, server, trust, client_ip, audit, memory, redis, timeouts, admin, log, limit_headers, api_keys, in_flight, bandwidth, routes), got a list"}},
+	{"a text", "hello", []string{`1:1: want fields (listen, tls, server, trust, client_ip, audit, memory, redis, timeouts, admin, log, limit_headers, api_keys, in_flight, bandwidth, routes), got the text "hello"`}},
 	{"two documents", "routes: [{path: /, upstreams: [demo]}]\n---\nroutes: []", []string{"3:1: a second document"}},
 	{"no routes", "listen: :8080", []string{`1:1: "routes" is missing`}},
 	{"empty routes", "listen: :8080\nroutes: []", []string{`1:1: "routes" is missing`}},
@@ -137,7 +162,7 @@ var faulty = []struct {
 	{"null by alias", "trust: &none\nroutes: *none", []string{`1:1: "routes" is missing`}},
 	{"unknown fields", "lisen: :1\nwhatever: 2\nroutes: [{path: /, upstreams: [demo], limit: []}]", []string{
 		`1:1: unknown field "lisen": did you mean listen?`,
-		`2:1: unknown field "whatever": want one of listen, tls, server, trust, audit, redis, timeouts, admin, log, limit_headers, api_keys, in_flight, bandwidth, routes`,
+		`2:1: unknown field "whatever": want one of listen, tls, server, trust, client_ip, audit, memory, redis, timeouts, admin, log, limit_headers, api_keys, in_flight, bandwidth, routes`,
 		`3:39: routes[0]: unknown field "limit": did you mean limits?`,
 	}},
 	{"duplicates", "listen: :1\nlisten: :2\naudit: {file: a, file: b}\nroutes: [{path: /, upstreams: [demo]}]", []string{
@@ -189,12 +214,12 @@ routes:
 `, []string{
 		`1:9: listen: want one value, got a list`,
 		`2:8: trust: want a list, got the text "10.0.0.0/8"`,
-		`3:8: audit: want fields (file, max_size, keep, har, log, full, max_body, budget, only, refusals_per_second, redact, redact_paths, allow_only), got the text "audit.jsonl"`,
-		`4:22: timeouts.upstream: want fields (dial, header, idle, tunnel_idle, total), got the text "5s"`,
+		`3:8: audit: want fields (file, max_size, keep, har, log, full, max_body, budget, only, refusals_per_second, redact, redact_paths, allow_only, unauthorized_bodies), got the text "audit.jsonl"`,
+		`4:22: timeouts.upstream: want fields (dial, tls, header, idle, tunnel_idle, total, idle_conn, conn_age), got the text "5s"`,
 		`6:11: routes[0].path: want one value, got fields`,
 		`7:23: routes[0].upstreams[1]: want fields (url, weight), got a list`,
 		`9:16: routes[0].limits[0].name: want a text, got the number 12; quote it if it is one`,
-		`10:9: routes[0].limits[1]: want fields (name, key, rate, burst, algorithm, cost, shadow, match, refund_if, plans), got the text "x"`,
+		`10:9: routes[0].limits[1]: want fields (name, key, rate, burst, algorithm, cost, shadow, match, refund_if, plans, lease), got the text "x"`,
 		`11:9: routes[0].limits[2]: is empty`,
 	}},
 	{"bad limits", `routes:
@@ -236,7 +261,7 @@ routes:
 `, []string{
 		`5:50: routes[0].limits[0].algorithm: "token bucket" is no algorithm: want token_bucket, leaky_bucket, fixed_window, `,
 		`6:9: routes[0].limits[1].burst: is 2; allowed with a sliding log: 0`,
-		`10:14: routes[1].limits[0]: limit "c" says something else at 7:9: one name is one quota, with one key, rate, burst and algorithm`,
+		`10:14: routes[1].limits[0]: limit "c" says something else at 7:9: one name is one quota, with one key, rate, burst, algorithm and lease`,
 	}},
 	{"audit", `audit: {max_size: 1500kB, keep: 0}
 routes: [{path: /, upstreams: [demo]}]
