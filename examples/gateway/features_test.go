@@ -417,6 +417,13 @@ func TestTLS(t *testing.T) {
 	certificate(t, cert, key, 2)
 	g.cmd.Process.Signal(syscall.SIGHUP)
 	eventually(t, "the new certificate is sent", func() bool { return serial() == 2 })
+	// Whether there is TLS at all waits for the next start.
+	g.replace(t, "routes: [{path: /, upstreams: [demo]}]")
+	g.cmd.Process.Signal(syscall.SIGHUP)
+	g.awaitLog(t, "tls, whether there is any", func() {})
+	if got := serial(); got != 2 {
+		t.Errorf("without tls in the file the certificate is number %d", got)
+	}
 }
 
 func certificate(t *testing.T, cert, key string, serial int64) {

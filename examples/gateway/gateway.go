@@ -54,6 +54,9 @@ func (g *gateway) swap(c *chain) {
 	g.conns.set(c.config.Server, prefixes(c.config.Trust))
 	g.mu.Lock()
 	before := g.current
+	if before != nil && c.cert == nil {
+		c.cert = before.cert // whether there is TLS waits for the next start
+	}
 	g.current, g.failed = c, nil
 	g.live[c], g.audits[c.audit] = true, true
 	for old := range g.live {
@@ -111,9 +114,6 @@ func (g *gateway) proxies() []*proxy.Proxy {
 // certificate is for [tls.Config].
 func (g *gateway) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c, _ := g.chain()
-	if c.cert == nil {
-		return nil, errors.New("the configuration has no certificate any more")
-	}
 	return c.cert, nil
 }
 

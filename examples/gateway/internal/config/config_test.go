@@ -141,6 +141,7 @@ routes:
 `, []string{
 		`1:20: api_keys.plans[0].priority: is 17; want 1, which is served first, to 16`,
 		`3:5: routes[0].priority: is 18; want 1`,
+		`3:5: routes[0]: priority and weight are about in_flight, of which there is none`,
 		`3:57: routes[0].limits[0].lease: there is no redis.url to take it from`,
 	}},
 	{"upstreams", `routes:
@@ -356,6 +357,9 @@ routes:
 		`2:101: api_keys.plans[1].keys[0]: is listed twice, first at 2:79`,
 		`4:5: routes[0].class: "b" is no class of bandwidth.classes`,
 		`4:55: routes[0].bandwidth: "10": does not end in "/s"; want a form such as "512KiB/s", "2MiB/s" or "100MB/s"`,
+	}},
+	{"key that nobody has", "bandwidth: {per_key: 1MiB/s, key: api_key}\nroutes: [{path: /, upstreams: [demo]}]", []string{
+		"1:12: bandwidth.key: api_key: there are no plans in api_keys",
 	}},
 	{"rules", `api_keys: {plans: [{name: gold}]}
 routes:

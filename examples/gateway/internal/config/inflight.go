@@ -99,6 +99,14 @@ func (r *Route) SlotOf(plan func(*http.Request) (Plan, bool)) func(*http.Request
 	}
 }
 
+// checkSlot looks for what a route asks of a limit that is not there.
+func (d *decoder) checkSlot(r *Route, c *Config, field string) {
+	d.checkPriority(r.Priority, r.Pos, field+".priority")
+	if (r.Priority > 0 || r.Weight > 0) && !r.InFlight.Set() && !c.InFlight.Set() {
+		d.fault(r.Pos, field, "priority and weight are about in_flight, of which there is none")
+	}
+}
+
 func (d *decoder) checkPriority(p Count, at Pos, field string) {
 	if p > maxPriority {
 		d.fault(at, field, "is %d; want 1, which is served first, to %d", p, maxPriority)

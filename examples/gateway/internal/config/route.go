@@ -112,7 +112,7 @@ func (d *decoder) checkRoutes(c *Config, inFlight map[string]Pos) {
 		d.checkLimits(r.Limits, limits, c, field+".limits")
 		d.checkInFlight(&r.InFlight, c, inFlight, r.Path.Text, field+".in_flight")
 		d.checkClass(r.Class, c, r.Pos, field+".class")
-		d.checkPriority(r.Priority, r.Pos, field+".priority")
+		d.checkSlot(r, c, field)
 		d.checkUpstreamTLS(&r.TLS, field+".upstream_tls")
 	}
 }
