@@ -38,8 +38,11 @@ type store struct {
 // quotas returns the store of the configuration, with all that is counted there
 // unless it is another one than before.
 func (b *builder) quotas() (*store, error) {
-	leases := b.Leases()
-	s, kept, err := reuse(b, "store", config.Identity(b.Memory)+config.Identity(b.Redis), func() (*store, func(), error) {
+	leases, id := b.Leases(), config.Identity(b.Redis)
+	if b.Redis.URL == "" {
+		id += config.Identity(b.Memory)
+	}
+	s, kept, err := reuse(b, "store", id, func() (*store, func(), error) {
 		s, err := openStore(b.Memory, b.Redis, leases, b.dry, b.log, b.observe)
 		if err != nil {
 			return nil, nil, b.At(b.Redis.Pos, "redis", err)
