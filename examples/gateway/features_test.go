@@ -243,6 +243,13 @@ routes: [{path: /, upstreams: [demo]}]
 	server.Restart()
 	g.awaitLog(t, "Redis is back", func() { get(t, g.URL+"/echo") })
 	eventually(t, "it is ready", func() bool { return g.ready(t).Status == "ready" })
+	server.Kill()
+	eventually(t, "it is away again", func() bool { get(t, g.URL+"/echo"); return g.ready(t).Status == "degraded" })
+	g.replace(t, "admin: {listen: 127.0.0.1:0}\nroutes: [{path: /, upstreams: [demo]}]")
+	g.cmd.Process.Signal(syscall.SIGHUP)
+	eventually(t, "nothing is amiss for who needs no Redis", func() bool {
+		return g.ready(t).Status == "ready" && scrape(t, g).total("weir_limiter_breaker_state", "backend", "redis slots", "state", "closed") == 1
+	})
 }
 
 // The client's address is read from the field that is chosen, and from no other.

@@ -103,8 +103,9 @@ func openStore(m config.Memory, c config.Redis, leases map[string]int, dry bool,
 		}()
 	}
 	s.outages = &outages{log: log, noisy: seldom(log), whenDown: failover.Mode(c.WhenDown)}
-	o := c.Failover()
-	o.Observer = s.outages.watch("redis", watch)
+	o, breaker := c.Failover(), s.outages.watch("redis", watch)
+	o.Observer = breaker
+	s.close = append(s.close, breaker.end)
 	s.Limiter = failover.New(backend, failover.Mode(c.WhenDown), &o)
 	return s, nil
 }
@@ -219,10 +220,15 @@ func (w *breakerWatch) Observe(ctx context.Context, e limiter.Event) {
 	}
 }
 
-// end says that there is no such breaker any more.
+// end says that there is no such breaker any more: one that is open is nothing to
+// wake anybody for.
 func (w *breakerWatch) end() {
-	if w.open.CompareAndSwap(true, false) {
-		w.closed(false)
+	if !w.open.CompareAndSwap(true, false) {
+		return
+	}
+	w.closed(false)
+	if w.next != nil {
+		w.next.Observe(context.Background(), limiter.Event{Kind: limiter.EventBreakerClosed})
 	}
 }
 
