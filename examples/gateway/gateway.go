@@ -27,7 +27,8 @@ type gateway struct {
 	current   *chain
 	live      map[*chain]bool // current, and those with requests under way
 	audits    map[*audit]bool
-	failed    error // of the latest attempt to load a configuration
+	failed    error     // of the latest attempt to load a configuration
+	looked    fileStamp // of the file, just before that attempt
 }
 
 // newGateway builds the first chain.
@@ -121,6 +122,7 @@ func (g *gateway) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 func (g *gateway) reload() error {
 	g.reloading.Lock()
 	defer g.reloading.Unlock()
+	g.saw(g.source.stamp())
 	c, err := g.source.read()
 	var next *chain
 	if err == nil {
@@ -179,12 +181,13 @@ func (g *gateway) reopen() {
 
 // watch reloads when the configuration file has changed, and has then stayed as
 // it is for one look, so that no half of a file is read. It returns when ctx
-// ends. loaded is what the file was when it was read first.
-func (g *gateway) watch(ctx context.Context, every time.Duration, loaded fileStamp) {
+// ends. first is what the file was when it was read first.
+func (g *gateway) watch(ctx context.Context, every time.Duration, first fileStamp) {
 	if g.source.file == "" {
 		return
 	}
-	last := loaded
+	g.saw(first)
+	last := first
 	for tick := time.Tick(every); ; {
 		select {
 		case <-ctx.Done():
@@ -192,12 +195,21 @@ func (g *gateway) watch(ctx context.Context, every time.Duration, loaded fileSta
 		case <-tick:
 		}
 		now := g.source.stamp()
-		if now != loaded && now == last && now != (fileStamp{}) {
-			loaded = now
+		g.mu.RLock()
+		looked := g.looked
+		g.mu.RUnlock()
+		if now != looked && now == last && now != (fileStamp{}) {
 			g.reload()
 		}
 		last = now
 	}
+}
+
+// saw notes what the file was when it was read last.
+func (g *gateway) saw(stamp fileStamp) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.looked = stamp
 }
 
 // A fileStamp tells whether a file was written.
