@@ -25,7 +25,7 @@ func TestDrainOfManyStreams(t *testing.T) {
 	}
 	g := start(t, `
 admin: {listen: 127.0.0.1:0}
-timeouts: {shutdown: 3s}
+timeouts: {shutdown: 3s, read_header: 1m, upstream: {dial: 1m, header: 1m}}
 routes: [{path: /, upstreams: [demo]}]
 `)
 	admin := g.admin(t)

@@ -98,7 +98,7 @@ admin: {listen: 127.0.0.1:0}
 redis: {url: %q, secret: fleet, when_down: local, instances: 2, budget: %v}
 routes:
   - {path: /, upstreams: [demo], limits: [{name: all, key: global, rate: %d/s, burst: %d}]}
-`, server.URL(), budget, rate, burst)
+`+unhurried, server.URL(), budget, rate, burst)
 	one, other := start(t, config), start(t, config)
 	phase := 2 * time.Second
 	if testing.Short() {

@@ -10,7 +10,7 @@ import (
 	"github.com/goweir/weir/internal/redistest"
 )
 
-const sharedLimit = `
+const sharedLimit = unhurried + `
 routes:
   - path: /
     upstreams: [demo]

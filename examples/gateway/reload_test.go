@@ -64,7 +64,7 @@ routes:
     upstreams: [{url: demo, weight: %[4]d}]
     strip_prefix: /slot
     in_flight: {max: 1, queue: %[1]d, wait: 1ms}
-`, edition, strings.Repeat("x", edition), 1000+edition, 1+edition%1000)
+`, edition, strings.Repeat("x", edition), 1000+edition, 1+edition%1000) + unhurried
 }
 
 // reloads is how often the gateway has read its configuration since it started.
@@ -193,7 +193,7 @@ func TestReloadOnChange(t *testing.T) {
 		_, body := get(t, g.URL+"/version")
 		return string(body) == "2"
 	})
-	g.replace(t, "timeouts: {leave: 1s}\nlog: {requests: true}\n"+reloaded(3))
+	g.replace(t, "log: {requests: true}\n"+strings.Replace(reloaded(3), "{read_header", "{leave: 1s, read_header", 1))
 	eventually(t, "the third edition answers", func() bool {
 		_, body := get(t, g.URL+"/version")
 		return string(body) == "3"
