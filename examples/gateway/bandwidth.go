@@ -28,7 +28,7 @@ func (b *builder) pace() (*limiter.Bandwidth, error) {
 	for _, c := range conf.Classes {
 		names = append(names, c.Name)
 	}
-	id := fmt.Sprintf("%v %v %v %v %q", conf.Bodies, conf.Free, conf.ExemptEvents, conf.ExemptUpgrades, names)
+	id := fmt.Sprintf("%v %v %v %v %v %q", conf.Bodies, conf.Free, conf.ExemptEvents, conf.ExemptUpgrades, conf.Unkeyed, names)
 	p, kept, err := reuse(b, "bandwidth", id, func() (*pacer, func(), error) {
 		p := new(pacer)
 		p.key.Store(&key)
@@ -40,6 +40,7 @@ func (b *builder) pace() (*limiter.Bandwidth, error) {
 			Free:           int64(conf.Free),
 			ExemptEvents:   conf.ExemptEvents,
 			ExemptUpgrades: conf.ExemptUpgrades,
+			Unkeyed:        limiter.Unkeyed(conf.Unkeyed),
 			Observer:       b.observe.limiter,
 		}
 		if len(conf.Classes) > 0 {

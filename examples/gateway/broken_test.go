@@ -81,17 +81,13 @@ func dying(t *testing.T, head, chunk string, reset bool) string {
 }
 
 func TestUpstreamThatIsNotThere(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln.Close()
-	g := start(t, "", "-upstream", "http://"+ln.Addr().String())
+	away := closedPort(t)
+	g := start(t, "", "-upstream", "http://"+away)
 	res, body := get(t, g.URL+"/")
 	if res.StatusCode != 502 || res.Header.Get("Content-Type") != "application/problem+json" {
 		t.Errorf("got %s with %s, want 502 as problem+json", res.Status, body)
 	}
-	if strings.Contains(string(body), ln.Addr().String()) {
+	if strings.Contains(string(body), away) {
 		t.Errorf("the client is told where the upstream is: %s", body)
 	}
 }

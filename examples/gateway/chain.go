@@ -41,7 +41,7 @@ type outside struct {
 // observers are told what happens in the rooms; each may be nil.
 type observers struct {
 	limiter  limiter.Observer
-	failover limiter.Observer
+	failover func(backend string) limiter.Observer
 	proxy    proxy.Observer
 	capture  capture.Observer
 }
@@ -93,7 +93,6 @@ type builder struct {
 	plan   func(*http.Request) (config.Plan, bool)
 	apiKey limiter.KeyFunc
 	global limiter.Acquirer
-	slot   func(*http.Request) (limiter.Slot, error)
 }
 
 // build makes a configuration into a chain:
@@ -132,7 +131,7 @@ func sum(c *config.Config) string {
 
 func (b *builder) build() (err error) {
 	c := b.chain
-	if c.resolver, err = clientip.New(prefixes(b.Trust), nil); err != nil {
+	if c.resolver, err = clientip.New(prefixes(b.Trust), b.ClientIP.Options()); err != nil {
 		return err
 	}
 	var faults []error
@@ -145,7 +144,7 @@ func (b *builder) build() (err error) {
 	if c.audit, err = b.records(); err != nil {
 		faults = append(faults, err)
 	}
-	if b.global, b.slot, err = b.slots(&b.InFlight, "in_flight"); err != nil {
+	if b.global, err = b.slots(&b.InFlight, "in_flight"); err != nil {
 		faults = append(faults, err)
 	}
 	if c.bandwidth, err = b.pace(); err != nil {

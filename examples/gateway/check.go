@@ -29,11 +29,7 @@ func check(cmd *command, w io.Writer) error {
 		return usage(err)
 	}
 	defer chain.parts.release()
-	name := c.File
-	if cmd.source.upstream != "" {
-		name = "-upstream"
-	}
-	fmt.Fprintf(w, "%s is well: %d routes, hash %s\n", name, len(c.Routes), chain.sum)
+	fmt.Fprintf(w, "%s is well: %d routes, hash %s\n", c.File, len(c.Routes), chain.sum)
 	if r != nil {
 		explain(w, chain, r)
 	}
@@ -76,26 +72,34 @@ func explain(w io.Writer, c *chain, r *http.Request) {
 	var client netip.Addr
 	c.resolver.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { client = clientip.From(r) })).ServeHTTP(nil, r)
 	if trusted(c, client) {
-		line("client", "%v, whose X-Forwarded-For is believed", client)
+		line("client", "%v, whose %s is believed", client, c.config.ClientIP.Field())
 	} else {
-		line("client", "%v; its X-Forwarded-For is not believed", client)
+		line("client", "%v; its %s is not believed", client, c.config.ClientIP.Field())
 	}
-	_, pattern := c.mux.Handler(r)
-	line("audit", "recorded")
-	for _, route := range c.routes {
-		if route.config.Path.Text != pattern {
+	h, pattern := c.mux.Handler(r)
+	if built, ok := h.(*route); ok && !built.config.Capture {
+		line("audit", "recorded without bodies")
+	} else {
+		line("audit", "recorded")
+	}
+	for _, built := range c.routes {
+		if built.config.Path.Text != pattern {
 			continue
 		}
 		line("route", "%s", pattern)
-		for i := range route.config.Limits {
-			l := &route.config.Limits[i]
+		if _, ok := h.(*route); !ok {
+			line("mux", "redirected to a path that it matches")
+			return
+		}
+		for i := range built.config.Limits {
+			l := &built.config.Limits[i]
 			applies := "applies"
-			if m := route.rules[i].Match; m != nil && !m(r) {
+			if m := built.rules[i].Match; m != nil && !m(r) {
 				applies = "does not apply to this request"
 			}
 			line("limit", "%s: %v; %s", l.Name, l, applies)
 		}
-		for _, step := range route.steps[len(route.config.Limits):] {
+		for _, step := range built.steps[len(built.config.Limits):] {
 			room, rest, _ := strings.Cut(step, ": ")
 			line(room, "%s", rest)
 		}

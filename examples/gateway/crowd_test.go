@@ -25,7 +25,7 @@ func TestDrainOfManyStreams(t *testing.T) {
 	}
 	g := start(t, `
 admin: {listen: 127.0.0.1:0}
-timeouts: {shutdown: 1s}
+timeouts: {shutdown: 3s, read_header: 1m, upstream: {dial: 1m, header: 1m}}
 routes: [{path: /, upstreams: [demo]}]
 `)
 	admin := g.admin(t)
@@ -72,9 +72,9 @@ routes: [{path: /, upstreams: [demo]}]
 	code := g.wait(t)
 	took := time.Since(began)
 	wg.Wait()
-	t.Logf("%d streams were cut and recorded within %v of SIGTERM; timeouts.shutdown is 1 s", ended.Load(), took)
-	if code != 0 || took > 15*time.Second {
-		t.Errorf("it ended with code %d after %v, want 0 soon after 1 s", code, took)
+	t.Logf("%d streams were cut and recorded within %v of SIGTERM; timeouts.shutdown is 3 s", ended.Load(), took)
+	if code != 0 || took > 20*time.Second {
+		t.Errorf("it ended with code %d after %v, want 0 soon after 3 s", code, took)
 	}
 	if n := clean.Load(); n > 0 {
 		t.Errorf("%d streams that were cut have a clean end", n)
@@ -88,6 +88,21 @@ routes: [{path: /, upstreams: [demo]}]
 	}
 	if len(seen) != streams {
 		t.Errorf("%d of %d streams are in the audit", len(seen), streams)
+	}
+}
+
+// lateness returns by how much the machine was late at most, until done is
+// closed, for somebody who only sleeps.
+func lateness(done <-chan struct{}) (most time.Duration) {
+	const nap = 20 * time.Millisecond
+	for {
+		began := time.Now()
+		select {
+		case <-done:
+			return most
+		case <-time.After(nap):
+			most = max(most, time.Since(began)-nap)
+		}
 	}
 }
 
@@ -170,27 +185,33 @@ routes: [{path: /, upstreams: [demo]}]
 			lasted = append(lasted, time.Since(began))
 		})
 	}
+	ended := make(chan struct{})
+	lag := make(chan time.Duration, 1)
+	go func() { lag <- lateness(ended) }()
 	crowded := latency(150) // while they come and stay
 	wg.Wait()
+	close(ended)
+	busy := <-lag
 	slices.Sort(lasted)
 	if len(lasted) != slow || answered.Load() > 0 {
 		t.Fatalf("%d of %d slow clients were let go, and %d got an answer", len(lasted), slow, answered.Load())
 	}
 	late := 0
 	for _, d := range lasted {
-		if d > limit+time.Second {
+		if d > limit+time.Second+busy {
 			late++
 		}
 	}
 	p99 := func(d []time.Duration) time.Duration { return d[len(d)*99/100] }
-	t.Logf("%d slow clients were let go after %v to %v (limit %v, %d later than 1 s after it); an honest client's p99 is %v, and %v without them, its median %v and %v",
-		slow, lasted[0].Round(time.Millisecond), lasted[slow-1].Round(time.Millisecond), limit, late, p99(crowded), p99(alone), crowded[len(crowded)/2], alone[len(alone)/2])
-	// A machine that is busy with other tests may be late for a few.
+	t.Logf("%d slow clients were let go after %v to %v (limit %v, %d later than 1 s and %v after it); an honest client's p99 is %v, and %v without them, its median %v and %v",
+		slow, lasted[0].Round(time.Millisecond), lasted[slow-1].Round(time.Millisecond), limit, late, busy.Round(time.Millisecond), p99(crowded), p99(alone), crowded[len(crowded)/2], alone[len(alone)/2])
+	// A machine that is busy with other tests may be late for a few, and later
+	// than by the second by as much as it is for anybody.
 	if late > slow/20 {
-		t.Errorf("%d of %d were let go later than a second after the limit", late, slow)
+		t.Errorf("%d of %d were let go later than a second after the limit, and the %v by which everything is late here", late, slow, busy)
 	}
-	if half := crowded[len(crowded)/2]; half > 50*time.Millisecond {
-		t.Errorf("half of an honest client's requests take %v and more", half)
+	if half, most := crowded[len(crowded)/2], max(50*time.Millisecond, busy, 20*alone[len(alone)/2]); half > most {
+		t.Errorf("half of an honest client's requests take %v and more, want at most %v", half, most)
 	}
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		http.DefaultClient.CloseIdleConnections()

@@ -7,8 +7,9 @@ import (
 	"github.com/goweir/weir/examples/gateway/internal/config"
 )
 
-// aboutSlots says for people what a limit on requests in flight is.
-func aboutSlots(f *config.InFlight) string {
+// aboutSlots says for people what a limit on requests in flight is, and what
+// those of a route ask of it.
+func aboutSlots(f *config.InFlight, r *config.Route) string {
 	var about []string
 	if f.Max > 0 {
 		about = append(about, fmt.Sprintf("%d", f.Max))
@@ -27,6 +28,12 @@ func aboutSlots(f *config.InFlight) string {
 	}
 	if f.Shared {
 		about = append(about, "shared through Redis")
+	}
+	if r.Weight > 1 {
+		about = append(about, fmt.Sprintf("%d a request", r.Weight))
+	}
+	if r.Priority > 1 {
+		about = append(about, fmt.Sprintf("priority %d", r.Priority))
 	}
 	return f.Name + ", " + strings.Join(about, ", ")
 }

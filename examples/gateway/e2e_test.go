@@ -51,6 +51,10 @@ type gateway struct {
 	ended          chan struct{}
 }
 
+// unhurried gives a busy machine all the time it may take for connecting, of
+// which the defaults give it little.
+const unhurried = "\ntimeouts: {read_header: 1m, upstream: {dial: 1m, header: 1m}}\n"
+
 // start runs the gateway with a configuration that lacks only listen and audit,
 // and returns when it accepts connections.
 func start(t *testing.T, config string, args ...string) *gateway {

@@ -128,8 +128,11 @@ routes:
 	if got := header(t, g.URL+"/one/echo", "X-Who", "b").StatusCode; got != 200 {
 		t.Errorf("a request of another: %d", got)
 	}
-	second := open(t, g.URL+"/clock")
-	defer second.Body.Close()
+	var second *http.Response
+	eventually(t, "that one has given its slot back", func() bool {
+		second = open(t, g.URL+"/clock")
+		return second.StatusCode == 200
+	})
 	if res, body := get(t, g.URL+"/echo"); res.StatusCode != 503 || !strings.Contains(string(body), "everybody") {
 		t.Errorf("a third of all: %s %s", res.Status, body)
 	}
@@ -139,7 +142,7 @@ routes:
 	for _, r := range g.stop(t) {
 		refusers[r.RefusedBy]++
 	}
-	if refusers["everybody"] != 1 || refusers["in-flight /one/"] != 1 {
+	if refusers["everybody"] < 1 || refusers["in-flight /one/"] != 1 {
 		t.Errorf("refused by %v", refusers)
 	}
 }
@@ -147,7 +150,7 @@ routes:
 // Two gateways with one Redis share the slots of a limit.
 func TestInFlightIsShared(t *testing.T) {
 	server := redistest.Start(t)
-	config := fmt.Sprintf("redis: {url: %q, budget: 20s, when_down: closed}\nin_flight: {max: 1, shared: true}\nroutes: [{path: /, upstreams: [demo]}]", server.URL())
+	config := fmt.Sprintf("redis: {url: %q, budget: 20s, when_down: closed}\nin_flight: {max: 1, shared: true}\nroutes: [{path: /, upstreams: [demo]}]", patient(server))
 	a, b := start(t, config), start(t, config)
 	clock := open(t, a.URL+"/clock")
 	defer clock.Body.Close()
@@ -156,6 +159,162 @@ func TestInFlightIsShared(t *testing.T) {
 	}
 	clock.Body.Close()
 	eventually(t, "the slot is free again", func() bool { res, _ := get(t, b.URL+"/echo"); return res.StatusCode == 200 })
+}
+
+// Who waits for a slot is served by priority: of one place in the line a request
+// of a better one takes that of another. A heavy request takes several slots.
+func TestPriorityAndWeight(t *testing.T) {
+	g := start(t, `
+admin: {listen: 127.0.0.1:0}
+api_keys: {plans: [{name: gold, keys: [goldkey], priority: 1}]}
+in_flight: {name: all, max: 2, queue: 1, wait: 1m}
+routes:
+  - {path: /, upstreams: [demo], priority: 2}
+  - {path: /heavy/, upstreams: [demo], strip_prefix: /heavy, weight: 2, priority: 3}
+`)
+	heavy := open(t, g.URL+"/heavy/clock")
+	defer heavy.Body.Close()
+	ask := func(path, key string) chan int {
+		status := make(chan int, 1)
+		go func() {
+			req := request(t, "GET", g.URL+path, "")
+			req.Header.Set("X-Api-Key", key)
+			res, _, err := do(t, req)
+			if err != nil {
+				t.Error(err)
+				status <- 0
+				return
+			}
+			status <- res.StatusCode
+		}()
+		return status
+	}
+	low := ask("/echo", "")
+	eventually(t, "one waits", func() bool { return scrape(t, g).total("weir_inflight_waiting_requests", "policy", "all") == 1 })
+	high := ask("/echo", "goldkey")
+	if got := <-low; got != 503 {
+		t.Errorf("who waits without a plan gets %d when the line is full and plan gold comes, want 503", got)
+	}
+	if got := <-ask("/echo", ""); got != 503 {
+		t.Errorf("behind plan gold in a full line: %d, want 503", got)
+	}
+	heavy.Body.Close()
+	if got := <-high; got != 200 {
+		t.Errorf("plan gold gets %d, want 200", got)
+	}
+}
+
+// With a lease a gateway takes units in advance, which another does not get.
+func TestLease(t *testing.T) {
+	server := redistest.Start(t)
+	config := fmt.Sprintf(`
+redis: {url: %q, budget: 20s, when_down: closed}
+routes: [{path: /, upstreams: [demo], limits: [{name: all, key: global, rate: 10/h, lease: 4}]}]
+`, patient(server))
+	one, other := start(t, config), start(t, config)
+	if got := burst(t, "/echo", 1, one); got[200] != 1 {
+		t.Fatalf("the first request: %v", got)
+	}
+	if got := burst(t, "/echo", 20, other); got[200] != 6 || got[429] != 14 {
+		t.Errorf("beside a gateway with a lease of 4 the answers are %v, want 6 of 200", got)
+	}
+	if got := burst(t, "/echo", 20, one); got[200] != 3 {
+		t.Errorf("of a lease of 4 the answers are %v, want the 3 of 200 that are left", got)
+	}
+}
+
+// Without limits but with shared slots, too, it is said that Redis is away.
+func TestSharedSlotsTellOfOutage(t *testing.T) {
+	server := redistest.Start(t)
+	g := start(t, fmt.Sprintf(`
+admin: {listen: 127.0.0.1:0}
+redis: {url: %q}
+in_flight: {name: slots, max: 10, shared: true}
+routes: [{path: /, upstreams: [demo]}]
+`, server.URL()))
+	server.Kill()
+	g.awaitLog(t, "Redis is away", func() { get(t, g.URL+"/echo") })
+	if r := g.ready(t); r.parts() != "redis" {
+		t.Errorf("/readyz answers %+v, want redis to be degraded", r)
+	}
+	if got := scrape(t, g).total("weir_limiter_breaker_state", "backend", "redis slots", "state", "closed"); got != 0 {
+		t.Errorf("the breaker is closed, says the metric")
+	}
+	server.Restart()
+	g.awaitLog(t, "Redis is back", func() { get(t, g.URL+"/echo") })
+	eventually(t, "it is ready", func() bool { return g.ready(t).Status == "ready" })
+	server.Kill()
+	eventually(t, "it is away again", func() bool { get(t, g.URL+"/echo"); return g.ready(t).Status == "degraded" })
+	g.replace(t, "admin: {listen: 127.0.0.1:0}\nroutes: [{path: /, upstreams: [demo]}]")
+	g.cmd.Process.Signal(syscall.SIGHUP)
+	eventually(t, "nothing is amiss for who needs no Redis", func() bool {
+		return g.ready(t).Status == "ready" && scrape(t, g).total("weir_limiter_breaker_state", "backend", "redis slots", "state", "closed") == 1
+	})
+}
+
+// The client's address is read from the field that is chosen, and from no other.
+func TestClientField(t *testing.T) {
+	for config, want := range map[string]string{
+		"": "192.0.2.1", "client_ip: {forwarded: true}": "192.0.2.2",
+		"client_ip: {single_header: X-Real-Ip}": "192.0.2.3", "client_ip: {header: X-Chain}": "192.0.2.4",
+	} {
+		g := start(t, "trust: [127.0.0.1]\n"+config+"\nlog: {format: json, requests: true}\nroutes: [{path: /, upstreams: [demo]}]")
+		req := request(t, "GET", g.URL+"/echo", "")
+		req.Header.Set("X-Forwarded-For", "192.0.2.1")
+		req.Header.Set("Forwarded", "for=192.0.2.2")
+		req.Header.Set("X-Real-Ip", "192.0.2.3")
+		req.Header.Set("X-Chain", "192.0.2.4")
+		if _, _, err := do(t, req); err != nil {
+			t.Fatal(err)
+		}
+		g.stop(t)
+		if log := g.stderr.String(); !strings.Contains(log, `"client":"`+want+`"`) {
+			t.Errorf("%q: the client is not %s:\n%s", config, want, log)
+		}
+	}
+}
+
+// Upstreams with a certificate of one's own authority, which ask for one of the
+// gateway's; a reload reads the files again.
+func TestUpstreamTLS(t *testing.T) {
+	dir := t.TempDir()
+	cert, key, ca := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), filepath.Join(dir, "ca.pem")
+	certificate(t, cert, key, 7)
+	upstream := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "certificate ", r.TLS.PeerCertificates[0].SerialNumber)
+	}))
+	upstream.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	upstream.StartTLS()
+	defer upstream.Close()
+	writeFile(t, ca, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: upstream.Certificate().Raw})))
+	g := start(t, fmt.Sprintf(`
+routes:
+  - {path: /, upstreams: [%[1]q], upstream_tls: {ca: %[2]q, cert: %[3]q, key: %[4]q, server_name: example.com}}
+  - {path: /strange, upstreams: [%[1]q], upstream_tls: {cert: %[3]q, key: %[4]q}}
+  - {path: /other, upstreams: [%[1]q], upstream_tls: {ca: %[2]q, cert: %[3]q, key: %[4]q, server_name: other.test}}
+`, upstream.URL, ca, cert, key))
+	if res, body := get(t, g.URL); string(body) != "certificate 7" {
+		t.Errorf("%s %s", res.Status, body)
+	}
+	for _, path := range []string{"/strange", "/other"} {
+		if res, body := get(t, g.URL+path); res.StatusCode != 502 {
+			t.Errorf("%s: %s %s, want 502: the certificate is not to be believed", path, res.Status, body)
+		}
+	}
+	certificate(t, cert, key, 8)
+	g.cmd.Process.Signal(syscall.SIGHUP)
+	eventually(t, "the upstream sees the new certificate", func() bool { _, body := get(t, g.URL); return string(body) == "certificate 8" })
+	writeFile(t, ca, "none")
+	g.cmd.Process.Signal(syscall.SIGHUP)
+	g.awaitLog(t, "routes[0].upstream_tls: "+ca+" has no certificate in PEM", func() {})
+}
+
+// What the command line says is judged as if it stood in the file.
+func TestSharedByFlag(t *testing.T) {
+	g := start(t, "in_flight: {max: 1, shared: true}\nroutes: [{path: /, upstreams: [demo]}]", "-redis", "embedded")
+	if res, body := get(t, g.URL+"/echo"); res.StatusCode != 200 {
+		t.Errorf("%s %s", res.Status, body)
+	}
 }
 
 // Downloads are as slow as the configuration says.
@@ -220,12 +379,7 @@ routes:
 
 // An upstream that is away is not asked any more where another can be.
 func TestRetriesAndHealth(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	away := "http://" + ln.Addr().String()
-	ln.Close()
+	away := "http://" + closedPort(t)
 	g := start(t, fmt.Sprintf(`
 routes:
   - path: /
@@ -270,6 +424,13 @@ func TestTLS(t *testing.T) {
 	certificate(t, cert, key, 2)
 	g.cmd.Process.Signal(syscall.SIGHUP)
 	eventually(t, "the new certificate is sent", func() bool { return serial() == 2 })
+	// Whether there is TLS at all waits for the next start.
+	g.replace(t, "routes: [{path: /, upstreams: [demo]}]")
+	g.cmd.Process.Signal(syscall.SIGHUP)
+	g.awaitLog(t, "tls, whether there is any", func() {})
+	if got := serial(); got != 2 {
+		t.Errorf("without tls in the file the certificate is number %d", got)
+	}
 }
 
 func certificate(t *testing.T, cert, key string, serial int64) {
@@ -331,7 +492,7 @@ func TestCheck(t *testing.T) {
 	file := filepath.Join(dir, "gateway.yaml")
 	writeFile(t, file, `
 trust: [10.0.0.0/8]
-admin: {token: hunter2}
+admin: {listen: 127.0.0.1:1, inspector: true, token: hunter2}
 redis: {url: "redis://me:hunter2@127.0.0.1:1", secret: hunter2}
 in_flight: {max: 7}
 routes:
@@ -364,6 +525,9 @@ routes:
 	}
 	if code != 0 {
 		t.Errorf("exit code %d", code)
+	}
+	if out, _ := command("-check", "POST", "/pay"); !strings.Contains(out, "redirected") || strings.Contains(out, "proxy") {
+		t.Errorf("for a path that lacks its slash it prints\n%s", out)
 	}
 	if out, _ := command("-check", "/pay/now"); !strings.Contains(out, "none: 404, or 405") {
 		t.Errorf("for GET it prints\n%s", out)

@@ -45,16 +45,23 @@ type source struct {
 // read returns the configuration as it is now. The error is about what stands in
 // the file, or an *fs.PathError.
 func (s source) read() (*config.Config, error) {
-	c, err := choose(s.file, s.upstream)
-	if err != nil {
-		return nil, err
+	switch {
+	case s.file != "":
+		return readConfig(s.file, s.override)
+	case s.upstream != "":
+		return config.Parse("-upstream", fmt.Appendf(nil, "routes: [{path: /, upstreams: [%q]}]", s.upstream), s.override)
+	default:
+		return config.Parse("gateway.yaml", builtIn, s.override)
 	}
+}
+
+// override puts what the command line says in place of what the file does.
+func (s source) override(c *config.Config) {
 	c.Listen = cmp.Or(s.listen, c.Listen)
 	c.Audit.File = cmp.Or(s.audit, c.Audit.File)
 	if s.redis != "" {
 		c.Redis.URL, c.Redis.Pos = s.redis, config.Pos{}
 	}
-	return c, nil
 }
 
 // load turns the command line into what to do. It prints what -h asks for to
@@ -110,25 +117,8 @@ func load(args []string, stderr io.Writer) (*command, error) {
 	return &cmd, nil
 }
 
-// choose returns the configuration of the file, or one that forwards everything
-// to upstream, or the one built in.
-func choose(file string, upstream config.URL) (*config.Config, error) {
-	switch {
-	case file != "":
-		return readConfig(file)
-	case upstream != "":
-		c := config.Default()
-		c.Routes = []config.Route{{
-			Path: config.Pattern{Text: "/"}, Upstreams: []config.Upstream{{URL: upstream}}, Capture: true, MaxTunnels: 10_000,
-		}}
-		return c, nil
-	default:
-		return config.Parse("gateway.yaml", builtIn)
-	}
-}
-
 // readConfig reads no more of a file than [config.Parse] takes.
-func readConfig(name string) (*config.Config, error) {
+func readConfig(name string, set func(*config.Config)) (*config.Config, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
@@ -138,5 +128,5 @@ func readConfig(name string) (*config.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return config.Parse(name, data)
+	return config.Parse(name, data, set)
 }

@@ -27,7 +27,8 @@ type gateway struct {
 	current   *chain
 	live      map[*chain]bool // current, and those with requests under way
 	audits    map[*audit]bool
-	failed    error // of the latest attempt to load a configuration
+	failed    error     // of the latest attempt to load a configuration
+	looked    fileStamp // of the file, just before that attempt
 }
 
 // newGateway builds the first chain.
@@ -54,6 +55,9 @@ func (g *gateway) swap(c *chain) {
 	g.conns.set(c.config.Server, prefixes(c.config.Trust))
 	g.mu.Lock()
 	before := g.current
+	if before != nil && c.cert == nil {
+		c.cert = before.cert // whether there is TLS waits for the next start
+	}
 	g.current, g.failed = c, nil
 	g.live[c], g.audits[c.audit] = true, true
 	for old := range g.live {
@@ -111,9 +115,6 @@ func (g *gateway) proxies() []*proxy.Proxy {
 // certificate is for [tls.Config].
 func (g *gateway) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c, _ := g.chain()
-	if c.cert == nil {
-		return nil, errors.New("the configuration has no certificate any more")
-	}
 	return c.cert, nil
 }
 
@@ -121,20 +122,21 @@ func (g *gateway) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 func (g *gateway) reload() error {
 	g.reloading.Lock()
 	defer g.reloading.Unlock()
+	g.saw(g.source.stamp())
 	c, err := g.source.read()
 	var next *chain
 	if err == nil {
 		next, err = g.build(c)
 	}
 	if err != nil {
-		for fault := range strings.SplitSeq(err.Error(), "\n") {
-			g.out.log.Error("configuration refused, that of before stays", "fault", fault)
-		}
 		g.mu.Lock()
 		g.failed = err
 		g.mu.Unlock()
 		if g.out.refused != nil {
 			g.out.refused(err)
+		}
+		for fault := range strings.SplitSeq(err.Error(), "\n") {
+			g.out.log.Error("configuration refused, that of before stays", "fault", fault)
 		}
 		return err
 	}
@@ -161,9 +163,7 @@ func needRestart(before, now *config.Config) []string {
 		{"timeouts.idle", before.Timeouts.Idle != now.Timeouts.Idle},
 		{"timeouts.leave", before.Timeouts.Leave != now.Timeouts.Leave},
 		{"timeouts.shutdown", before.Timeouts.Shutdown != now.Timeouts.Shutdown},
-		{"timeouts.leave", before.Timeouts.Leave != now.Timeouts.Leave},
-		{"log", before.Log != now.Log},
-		{"admin", before.Admin != now.Admin},
+		{"admin", config.Identity(before.Admin) != config.Identity(now.Admin)}, // wherever it stands
 		{"log", before.Log != now.Log},
 	} {
 		if f.changed {
@@ -181,12 +181,13 @@ func (g *gateway) reopen() {
 
 // watch reloads when the configuration file has changed, and has then stayed as
 // it is for one look, so that no half of a file is read. It returns when ctx
-// ends. loaded is what the file was when it was read first.
-func (g *gateway) watch(ctx context.Context, every time.Duration, loaded fileStamp) {
+// ends. first is what the file was when it was read first.
+func (g *gateway) watch(ctx context.Context, every time.Duration, first fileStamp) {
 	if g.source.file == "" {
 		return
 	}
-	last := loaded
+	g.saw(first)
+	last := first
 	for tick := time.Tick(every); ; {
 		select {
 		case <-ctx.Done():
@@ -194,12 +195,21 @@ func (g *gateway) watch(ctx context.Context, every time.Duration, loaded fileSta
 		case <-tick:
 		}
 		now := g.source.stamp()
-		if now != loaded && now == last && now != (fileStamp{}) {
-			loaded = now
+		g.mu.RLock()
+		looked := g.looked
+		g.mu.RUnlock()
+		if now != looked && now == last && now != (fileStamp{}) {
 			g.reload()
 		}
 		last = now
 	}
+}
+
+// saw notes what the file was when it was read last.
+func (g *gateway) saw(stamp fileStamp) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.looked = stamp
 }
 
 // A fileStamp tells whether a file was written.

@@ -63,7 +63,8 @@ routes: [{path: /, upstreams: [demo]}]
 	if !strings.HasPrefix(r.Build.Go, "go1.") || r.Build.Version == "" {
 		t.Errorf("the build is %+v", r.Build)
 	}
-	if log := g.stderr.String(); !strings.Contains(log, "msg=started") || !strings.Contains(log, "config="+r.Config.Hash) {
+	g.awaitLog(t, "msg=started", func() {})
+	if log := g.stderr.String(); !strings.Contains(log, "config="+r.Config.Hash) {
 		t.Errorf("the log does not name the configuration:\n%s", log)
 	}
 	s := scrape(t, g)
@@ -132,7 +133,7 @@ func TestRedisAwayIsDegradedNotUnready(t *testing.T) {
 func TestDrainingIsNotReady(t *testing.T) {
 	g := start(t, `
 admin: {listen: 127.0.0.1:0}
-timeouts: {leave: 1s, shutdown: 2s}
+timeouts: {leave: 1m, shutdown: 1m}
 routes: [{path: /, upstreams: [demo]}]
 `)
 	admin := g.admin(t)
@@ -151,10 +152,12 @@ routes: [{path: /, upstreams: [demo]}]
 	} else {
 		res.Body.Close()
 	}
+	g.cmd.Process.Signal(syscall.SIGTERM) // it has left for long enough
 	g.awaitLog(t, "no new connections", func() {})
 	if res, body := get(t, admin+"/readyz"); res.StatusCode != 503 || !strings.Contains(string(body), `"draining"`) {
 		t.Errorf("at last /readyz answers %s, %s; want 503 and draining", res.Status, body)
 	}
+	g.cmd.Process.Signal(syscall.SIGTERM) // and drained
 	if code := g.wait(t); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
 	}

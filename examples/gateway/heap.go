@@ -62,8 +62,8 @@ func (h *heapWatch) write(taken int64) {
 		h.log.Error("memory is above admin.profile_above, and the heap profile could not be written", "bytes", taken, "error", err)
 		return
 	}
-	h.log.Warn("memory is above admin.profile_above: a heap profile is written, once", "bytes", taken, "above", h.above, "file", name)
 	h.written(now)
+	h.log.Warn("memory is above admin.profile_above: a heap profile is written, once", "bytes", taken, "above", h.above, "file", name)
 }
 
 // resident is the memory that the process takes: what Linux says is resident,

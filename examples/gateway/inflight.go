@@ -14,50 +14,58 @@ import (
 // whoever asks.
 var overloaded = sync.OnceValues(func() (func() bool, error) { return limiter.NewLoadCheck(limiter.LoadOptions{}) })
 
-// slots returns a limit on requests in flight, nil if there is none, and what
-// says what a request asks of it.
-func (b *builder) slots(f *config.InFlight, field string) (limiter.Acquirer, func(*http.Request) (limiter.Slot, error), error) {
+// slots returns a limit on requests in flight, nil if there is none.
+func (b *builder) slots(f *config.InFlight, field string) (limiter.Acquirer, error) {
 	if !f.Set() {
-		return nil, nil, nil
+		return nil, nil
 	}
 	var check func() bool
 	if f.Load {
 		var err error
 		if check, err = overloaded(); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	}
 	a, err := b.acquirer(f, check)
 	if err != nil {
-		return nil, nil, b.At(f.Pos, field, err)
+		return nil, b.At(f.Pos, field, err)
 	}
 	b.chain.inFlight = append(b.chain.inFlight, a)
+	return a, nil
+}
+
+// slot returns what says what a request of a route asks of a limit.
+func (b *builder) slot(f *config.InFlight, r *config.Route) func(*http.Request) (limiter.Slot, error) {
+	of := r.SlotOf(b.plan)
 	if f.PerKey == 0 {
-		return a, nil, nil
+		return func(r *http.Request) (limiter.Slot, error) { return of(r), nil }
 	}
 	key := f.Key.Func(b.apiKey)
-	return a, func(r *http.Request) (limiter.Slot, error) {
-		k, err := key(r)
-		return limiter.Slot{Key: k}, err
-	}, nil
+	return func(r *http.Request) (s limiter.Slot, err error) {
+		s = of(r)
+		s.Key, err = key(r)
+		return s, err
+	}
 }
 
 func (b *builder) acquirer(f *config.InFlight, check func() bool) (limiter.Acquirer, error) {
 	name := "in-flight:" + f.Name
 	if f.Shared {
-		o := f.SharedOptions(b.Redis)
+		o := f.SharedOptions(b.Priorities(), b.Redis)
 		o.Overloaded = check
 		// The slots are on the server, so one that is made anew knows them, too.
-		id := "shared " + config.Identity(*f) + config.Identity(b.Redis)
+		id := fmt.Sprint("shared ", config.Identity(*f), config.Identity(b.Redis), b.Priorities())
 		a, _, err := reuse(b, name, id, func() (*redislimiter.InFlight, func(), error) {
+			watch := b.chain.store.outages.watch("redis "+f.Name, b.observe)
+			o.Failover.Observer = watch
 			a, err := redislimiter.NewInFlight(b.chain.store.backend, o)
-			return a, nil, err
+			return a, watch.end, err
 		})
 		return a, err
 	}
-	o := f.Options()
+	o := f.Options(b.Priorities())
 	o.Overloaded = check
-	a, kept, err := reuse(b, name, fmt.Sprint("adaptive ", o.Adaptive != nil), func() (*limiter.InFlight, func(), error) {
+	a, kept, err := reuse(b, name, fmt.Sprint("adaptive ", o.Adaptive != nil, b.Priorities()), func() (*limiter.InFlight, func(), error) {
 		a, err := limiter.NewInFlight(o)
 		return a, nil, err
 	})

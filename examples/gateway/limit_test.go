@@ -18,7 +18,7 @@ routes:
   - path: /
     upstreams: [demo]
     limits: [{name: client, key: "header:X-Run", rate: 10/h, burst: 10}]
-`)
+`+unhurried)
 	const runs, clients, limit = 10, 100, 10
 	for run := range runs {
 		var (

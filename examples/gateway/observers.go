@@ -39,7 +39,7 @@ func (os proxyObservers) Observe(ctx context.Context, e proxy.Event) {
 
 // watched has the metrics, the health and the inspector look on.
 func watched(o outside, a *admin, h *health, m *metrics, logRequests bool) outside {
-	o.observe = observers{limiter: m.Limiter(), failover: m.Failover("redis"), proxy: m.Proxy(), capture: m.Capture()}
+	o.observe = observers{limiter: m.Limiter(), failover: m.Failover, proxy: m.Proxy(), capture: m.Capture()}
 	o.exchange = func(x *capture.Exchange) {
 		m.exchange(x)
 		if logRequests {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,34 +27,45 @@ const diagnosis = 5 * time.Second
 // A store is where quotas are counted.
 type store struct {
 	limiter.Limiter
-	backend *redislimiter.Limiter // nil: in memory
-	memory  *limiter.Memory       // nil: on a server
-	outages *outages              // of the server
-	about   string                // for people; empty: in memory
+	backend *redislimiter.Limiter          // nil: in memory
+	memory  *limiter.Memory                // nil: on a server
+	outages *outages                       // of the server
+	leases  atomic.Pointer[map[string]int] // by the name of the quota
+	about   string                         // for people; empty: in memory
 	close   []func()
 }
 
 // quotas returns the store of the configuration, with all that is counted there
 // unless it is another one than before.
 func (b *builder) quotas() (*store, error) {
-	s, _, err := reuse(b, "store", config.Identity(b.Redis), func() (*store, func(), error) {
-		s, err := openStore(b.Redis, b.dry, b.log, b.observe)
+	leases, id := b.Leases(), config.Identity(b.Redis)
+	if b.Redis.URL == "" {
+		id += config.Identity(b.Memory)
+	}
+	s, kept, err := reuse(b, "store", id, func() (*store, func(), error) {
+		s, err := openStore(b.Memory, b.Redis, leases, b.dry, b.log, b.observe)
 		if err != nil {
 			return nil, nil, b.At(b.Redis.Pos, "redis", err)
 		}
 		return s, s.Close, nil
 	})
+	if kept {
+		b.commit = append(b.commit, func() error { s.leases.Store(&leases); return nil })
+	}
 	return s, err
 }
 
 // openStore returns the store that the configuration asks for. It does not wait
 // for a Redis server: the gateway starts without it, as it goes on without it.
-func openStore(c config.Redis, dry bool, log *slog.Logger, watch observers) (*store, error) {
+func openStore(m config.Memory, c config.Redis, leases map[string]int, dry bool, log *slog.Logger, watch observers) (*store, error) {
 	s := new(store)
+	s.leases.Store(&leases)
 	url := c.URL
 	switch url {
 	case "":
-		s.memory = limiter.NewMemory(&limiter.MemoryOptions{Observer: watch.limiter})
+		o := m.Options()
+		o.Observer = watch.limiter
+		s.memory = limiter.NewMemory(&o)
 		s.Limiter = s.memory
 		return s, nil
 	case config.Embedded:
@@ -74,7 +86,7 @@ func openStore(c config.Redis, dry bool, log *slog.Logger, watch observers) (*st
 		return nil, err
 	}
 	s.close = append(s.close, func() { client.Close() })
-	backend, err := redislimiter.New(client, &redislimiter.Options{Prefix: c.Prefix, Secret: []byte(c.Secret)}) // no Secret is an empty one
+	backend, err := redislimiter.New(client, c.Options(func(p limiter.Policy) int { return (*s.leases.Load())[p.Name] }))
 	if err != nil {
 		s.Close()
 		return nil, err
@@ -90,12 +102,11 @@ func openStore(c config.Redis, dry bool, log *slog.Logger, watch observers) (*st
 			diagnose(ctx, backend, log)
 		}()
 	}
-	s.outages = &outages{log: log, noisy: seldom(log), next: watch.failover, whenDown: failover.Mode(c.WhenDown)}
-	s.Limiter = failover.New(backend, failover.Mode(c.WhenDown), &failover.Options{
-		Budget:    time.Duration(c.Budget),
-		Instances: int(c.Instances),
-		Observer:  s.outages,
-	})
+	s.outages = &outages{log: log, noisy: seldom(log), whenDown: failover.Mode(c.WhenDown)}
+	o, breaker := c.Failover(), s.outages.watch("redis", watch)
+	o.Observer = breaker
+	s.close = append(s.close, breaker.end)
+	s.Limiter = failover.New(backend, failover.Mode(c.WhenDown), &o)
 	return s, nil
 }
 
@@ -137,30 +148,87 @@ func (s *store) collectors() []prometheus.Collector {
 	return []prometheus.Collector{weirprom.Memory("quotas", s.memory)}
 }
 
-// outages logs when the backend goes away and when it is back, once each, and
-// what it fails with in between at most once a second.
+// outages logs when the server goes away and when it is back, once each, and
+// what it fails with in between at most once a second. It is away while any of
+// the breakers in front of it is open: that of quotas, those of shared slots.
 type outages struct {
 	log, noisy *slog.Logger
-	next       limiter.Observer // nil: nobody
 	whenDown   failover.Mode
 	since      atomic.Pointer[time.Time] // nil: it is not away
+
+	mu   sync.Mutex
+	open int // breakers
 }
 
-func (o *outages) Observe(ctx context.Context, e limiter.Event) {
+func (o *outages) opened() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.open++; o.open == 1 {
+		now := time.Now()
+		o.since.Store(&now)
+		o.log.Error("Redis is away: see redis.when_down for how limits are held meanwhile", "when_down", o.whenDown.String())
+	}
+}
+
+func (o *outages) closed(back bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.open--; o.open > 0 {
+		return
+	}
+	if since := o.since.Swap(nil); back {
+		o.log.Info("Redis is back", "after", time.Since(*since))
+	}
+}
+
+// A breakerWatch tells outages of one breaker.
+type breakerWatch struct {
+	*outages
+	next limiter.Observer // of the breaker; nil: nobody
+	all  limiter.Observer // of all limits; nil: nobody
+	open atomic.Bool
+}
+
+// watch returns the observer of a breaker; backend is what metrics call it.
+func (o *outages) watch(backend string, observe observers) *breakerWatch {
+	w := &breakerWatch{outages: o, all: observe.limiter}
+	if observe.failover != nil {
+		w.next = observe.failover(backend)
+	}
+	return w
+}
+
+func (w *breakerWatch) Observe(ctx context.Context, e limiter.Event) {
+	next := w.next
 	switch e.Kind {
 	case limiter.EventFailure:
-		o.noisy.Warn("Redis did not answer", "error", e.Err)
+		w.noisy.Warn("Redis did not answer", "error", e.Err)
 	case limiter.EventBreakerOpen:
-		if now := time.Now(); o.since.CompareAndSwap(nil, &now) { // else a probe failed, and it is away as before
-			o.log.Error("Redis is away: see redis.when_down for how limits are held meanwhile", "when_down", o.whenDown.String())
+		if w.open.CompareAndSwap(false, true) { // else a probe failed, and it is away as before
+			w.opened()
 		}
 	case limiter.EventBreakerClosed:
-		if since := o.since.Swap(nil); since != nil {
-			o.log.Info("Redis is back", "after", time.Since(*since))
+		if w.open.CompareAndSwap(true, false) {
+			w.closed(true)
 		}
+	case limiter.EventLapse:
+		w.noisy.Warn("slots were renewed too late: others may have had them meanwhile", "limit", e.Policy, "slots", e.N)
+		next = w.all
 	}
-	if o.next != nil {
-		o.next.Observe(ctx, e)
+	if next != nil {
+		next.Observe(ctx, e)
+	}
+}
+
+// end says that there is no such breaker any more: one that is open is nothing to
+// wake anybody for.
+func (w *breakerWatch) end() {
+	if !w.open.CompareAndSwap(true, false) {
+		return
+	}
+	w.closed(false)
+	if w.next != nil {
+		w.next.Observe(context.Background(), limiter.Event{Kind: limiter.EventBreakerClosed})
 	}
 }
 

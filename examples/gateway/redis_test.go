@@ -10,12 +10,18 @@ import (
 	"github.com/goweir/weir/internal/redistest"
 )
 
-const sharedLimit = `
+const sharedLimit = unhurried + `
 routes:
   - path: /
     upstreams: [demo]
     limits: [{name: all, key: global, rate: 10/h}]
 `
+
+// patient returns the URL of a server that is given all the time that a busy
+// machine may take.
+func patient(server *redistest.Server) string {
+	return server.URL() + "?dial_timeout=20s&read_timeout=20s&write_timeout=20s&pool_timeout=20s"
+}
 
 // burst sends requests to all gateways at once and counts the answers by status.
 func burst(t *testing.T, path string, each int, gateways ...*gateway) map[int]int {
@@ -48,7 +54,7 @@ func TestSharedLimit(t *testing.T) {
 	server := redistest.Start(t)
 	// With time enough for a busy machine: nothing but Redis decides.
 	config := "redis: {budget: 20s, when_down: closed}" + sharedLimit
-	one, other := start(t, config, "-redis", server.URL()), start(t, config, "-redis", server.URL())
+	one, other := start(t, config, "-redis", patient(server)), start(t, config, "-redis", patient(server))
 	if got := burst(t, "/echo", 50, one, other); got[200] != 10 || got[429] != 90 {
 		t.Errorf("answers of two gateways on one Redis by status are %v, want 10 of 200 and 90 of 429", got)
 	}
@@ -67,8 +73,8 @@ func TestRedisComesAndGoes(t *testing.T) {
 	server := redistest.Start(t)
 	server.Kill()
 	g := start(t, fmt.Sprintf(`
-redis: {url: "%s", when_down: local, instances: 5, budget: 200ms}
-%s`, server.URL(), sharedLimit))
+redis: {url: "%s", when_down: local, instances: 5, budget: 20s}
+%s`, patient(server), sharedLimit))
 	if got := burst(t, "/echo", 20, g); got[200] != 2 || got[429] != 18 {
 		t.Errorf("without Redis the answers by status are %v, want a fifth of 10 of 200", got)
 	}

@@ -64,7 +64,13 @@ routes:
     upstreams: [{url: demo, weight: %[4]d}]
     strip_prefix: /slot
     in_flight: {max: 1, queue: %[1]d, wait: 1ms}
-`, edition, strings.Repeat("x", edition), 1000+edition, 1+edition%1000)
+`, edition, strings.Repeat("x", edition), 1000+edition, 1+edition%1000) + unhurried
+}
+
+// reloads is how often the gateway has read its configuration since it started.
+func (g *gateway) reloads() int {
+	log := g.stderr.String()
+	return strings.Count(log, "configuration loaded") + strings.Count(log, "configuration refused")
 }
 
 // Twenty times a second the configuration is replaced, each fourth time by one
@@ -133,7 +139,9 @@ func TestReloadUnderLoad(t *testing.T) {
 			edition++
 			g.replace(t, reloaded(edition))
 		}
+		before := g.reloads()
 		g.cmd.Process.Signal(syscall.SIGHUP)
+		eventually(t, "it has looked", func() bool { return g.reloads() > before })
 		if err := tunnel.Write(t.Context(), websocket.MessageText, []byte("still there")); err != nil {
 			t.Fatal(err)
 		}
@@ -147,9 +155,10 @@ func TestReloadUnderLoad(t *testing.T) {
 		_, body := get(t, g.URL+"/version")
 		return string(body) == fmt.Sprint(edition+1)
 	})
+	eventually(t, "the quota is used up", func() bool { return refused.Load() > 0 })
 	close(done)
 	wg.Wait()
-	if passed.Load() != 100 || refused.Load() == 0 {
+	if passed.Load() != 100 {
 		t.Errorf("of a quota of 100 an hour %d passed and %d were refused", passed.Load(), refused.Load())
 	}
 	if res, _ := get(t, g.URL+"/slot/echo"); res.StatusCode != 503 {
@@ -184,12 +193,17 @@ func TestReloadOnChange(t *testing.T) {
 		_, body := get(t, g.URL+"/version")
 		return string(body) == "2"
 	})
-	g.replace(t, "listen: 127.0.0.1:1\n"+reloaded(3))
-	g.cmd.Process.Signal(syscall.SIGHUP)
+	g.replace(t, "log: {requests: true}\n"+strings.Replace(reloaded(3), "{read_header", "{leave: 1s, read_header", 1))
 	eventually(t, "the third edition answers", func() bool {
 		_, body := get(t, g.URL+"/version")
 		return string(body) == "3"
 	})
+	g.awaitLog(t, "field=log", func() {})
+	for _, field := range []string{"timeouts.leave", "log"} {
+		if n := strings.Count(g.stderr.String(), "takes effect with the next start only\" field="+field+"\n"); n != 1 {
+			t.Errorf("that %s waits for the next start is said %d times", field, n)
+		}
+	}
 	g.stop(t)
 }
 
@@ -254,7 +268,7 @@ func TestReopen(t *testing.T) {
 // Where audit, redis or a proxy changes, requests that began before end as if
 // nothing had happened.
 func TestReloadLetsRequestsEnd(t *testing.T) {
-	g := start(t, "routes: [{path: /, upstreams: [demo]}]")
+	g := start(t, "admin: {listen: 127.0.0.1:0}\nroutes: [{path: /, upstreams: [demo]}]")
 	slow := make(chan string, 1)
 	go func() {
 		res, err := http.Get(g.URL + "/slow?delay=2s")
@@ -266,9 +280,9 @@ func TestReloadLetsRequestsEnd(t *testing.T) {
 		body, err := io.ReadAll(res.Body)
 		slow <- fmt.Sprint(string(body), err)
 	}()
-	time.Sleep(300 * time.Millisecond) // for it to be under way; if not, it is no worse a test of the rest
+	eventually(t, "it is under way", func() bool { return scrape(t, g).total("weir_gateway_requests_in_flight") == 1 })
 	har := filepath.Join(t.TempDir(), "a.har")
-	g.replace(t, fmt.Sprintf("audit: {har: %q}\nredis: {url: embedded}\ntimeouts: {stall: 5s}\nroutes: [{path: /, upstreams: [demo], timeouts: {header: 1s}}]", har))
+	g.replace(t, fmt.Sprintf("admin: {listen: 127.0.0.1:0}\naudit: {har: %q}\nredis: {url: embedded}\ntimeouts: {stall: 5s}\nroutes: [{path: /, upstreams: [demo], timeouts: {header: 1s}}]", har))
 	g.cmd.Process.Signal(syscall.SIGHUP)
 	eventually(t, "it is loaded", func() bool { return strings.Contains(g.stderr.String(), "configuration loaded") })
 	if res, _ := get(t, g.URL+"/slow?delay=3s"); res.StatusCode != 504 {

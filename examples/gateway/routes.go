@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"mime"
@@ -30,19 +31,19 @@ func (b *builder) route(r *config.Route, field string) (*route, error) {
 		h = b.chain.bandwidth.Middleware()(h)
 		built.note("bandwidth")
 	}
-	own, slot, err := b.slots(&r.InFlight, field+".in_flight")
+	own, err := b.slots(&r.InFlight, field+".in_flight")
 	if err != nil {
 		return nil, err
 	}
 	if own != nil {
 		built.inFlight = append(built.inFlight, own)
-		h = limiter.InFlightMiddleware(own, slot, b.limitOptions(r.Unkeyed, nil, r.InFlight.Status))(h)
-		built.note("in flight: %s", aboutSlots(&r.InFlight))
+		h = limiter.InFlightMiddleware(own, b.slot(&r.InFlight, r), b.limitOptions(r.Unkeyed, nil, r.InFlight.Status))(h)
+		built.note("in flight: %s", aboutSlots(&r.InFlight, r))
 	}
 	if b.global != nil {
 		built.inFlight = append(built.inFlight, b.global)
-		h = limiter.InFlightMiddleware(b.global, b.slot, b.limitOptions(r.Unkeyed, nil, b.InFlight.Status))(h)
-		built.note("in flight: %s", aboutSlots(&b.InFlight))
+		h = limiter.InFlightMiddleware(b.global, b.slot(&b.InFlight, r), b.limitOptions(r.Unkeyed, nil, b.InFlight.Status))(h)
+		built.note("in flight: %s", aboutSlots(&b.InFlight, r))
 	}
 	if max := int64(r.MaxBody); max > 0 {
 		h = http.MaxBytesHandler(h, max)
@@ -82,11 +83,17 @@ func (r *route) note(format string, args ...any) {
 func (b *builder) proxied(built *route, field string) (http.Handler, error) {
 	r := &built.config
 	name := "route " + r.Path.Text
-	fallback, id, err := b.fallback(built, name, field)
+	secure, id, err := b.upstreamTLS(r, field)
 	if err != nil {
 		return nil, err
 	}
+	fallback, fid, err := b.fallback(built, name, field, secure, id)
+	if err != nil {
+		return nil, err
+	}
+	id += fid
 	c := r.Proxy(b.Timeouts, b.demo)
+	c.TLS = secure
 	c.Trust = b.chain.resolver
 	c.ErrorLog = seldom(b.log)
 	c.Observer = b.observe.proxy
@@ -120,12 +127,28 @@ func (b *builder) proxied(built *route, field string) (http.Handler, error) {
 
 // identity says what makes the proxy of a route another one.
 func identity(r *config.Route, c *config.Config) string {
-	same := config.Route{
-		Path: r.Path, StripPrefix: r.StripPrefix, PreserveHost: r.PreserveHost, MaxTunnels: r.MaxTunnels,
-		Timeouts: r.Timeouts, Pool: r.Pool, Fallback: r.Fallback,
-	}
+	same := *r
+	// Not the proxy's business, or changed while it runs.
+	same.Upstreams, same.Limits, same.Unkeyed, same.MaxBody, same.Capture = nil, nil, 0, 0, false
+	same.InFlight, same.Priority, same.Weight, same.Bandwidth, same.Class = config.InFlight{}, 0, 0, 0, ""
 	same.Fallback.Forced = false
-	return config.Identity(same) + config.Identity(c.Timeouts) + fmt.Sprint(c.Trust)
+	return config.Identity(same) + config.Identity(c.Timeouts.Upstream) + c.Timeouts.Stall.String() +
+		fmt.Sprint(c.Trust) + config.Identity(c.ClientIP)
+}
+
+// upstreamTLS returns how a route speaks to its upstreams, nil if nothing is said
+// about that, and what makes it another way: the files may change.
+func (b *builder) upstreamTLS(r *config.Route, field string) (c *tls.Config, id string, err error) {
+	sum := sha256.New()
+	c, err = r.TLS.Config(func(name string) ([]byte, error) {
+		data, err := readSmall(name)
+		sum.Write(data)
+		return data, err
+	})
+	if err != nil {
+		return nil, "", b.At(r.TLS.Pos, field+".upstream_tls", err)
+	}
+	return c, fmt.Sprintf("%x", sum.Sum(nil)), nil
 }
 
 // newProxy returns a proxy that asks after the health of its upstreams until it
@@ -155,7 +178,7 @@ func newProxy(c proxy.Config, log *slog.Logger, dry bool) (*proxy.Proxy, func(),
 
 // fallback returns what answers when no upstream can, nil if nothing does, and
 // what makes it another one beside its fields.
-func (b *builder) fallback(built *route, name, field string) (h http.Handler, id string, err error) {
+func (b *builder) fallback(built *route, name, field string, secure *tls.Config, secureID string) (h http.Handler, id string, err error) {
 	f := &built.config.Fallback
 	field += ".fallback"
 	switch {
@@ -174,12 +197,11 @@ func (b *builder) fallback(built *route, name, field string) (h http.Handler, id
 	case f.JSON != "":
 		return proxy.FixedAnswer(int(f.Status), http.Header{"Content-Type": {"application/json"}}, []byte(f.JSON)), "", nil
 	case len(f.Upstreams) > 0:
-		c := (&config.Route{
-			Upstreams: f.Upstreams, StripPrefix: built.config.StripPrefix, PreserveHost: built.config.PreserveHost,
-			Timeouts: built.config.Timeouts, MaxTunnels: built.config.MaxTunnels,
-		}).Proxy(b.Timeouts, b.demo)
-		c.Trust, c.ErrorLog, c.Observer = b.chain.resolver, seldom(b.log), b.observe.proxy
-		p, _, err := reuse(b, "fallback of "+name, identity(&built.config, b.Config), func() (*proxy.Proxy, func(), error) { return newProxy(c, b.log, b.dry) })
+		other := built.config // but for what helps the upstreams of a pool
+		other.Upstreams, other.Pool = f.Upstreams, config.Pool{}
+		c := other.Proxy(b.Timeouts, b.demo)
+		c.TLS, c.Trust, c.ErrorLog, c.Observer = secure, b.chain.resolver, seldom(b.log), b.observe.proxy
+		p, _, err := reuse(b, "fallback of "+name, secureID+identity(&built.config, b.Config), func() (*proxy.Proxy, func(), error) { return newProxy(c, b.log, b.dry) })
 		if err != nil {
 			return nil, "", b.At(f.Pos, field+".upstreams", err)
 		}

@@ -103,7 +103,6 @@ func (s *server) serve(ln net.Listener, signals <-chan os.Signal) error {
 	if err := s.untilSignal(failed, signals); err != nil {
 		return err
 	}
-	s.health.draining.Store(true)
 	s.takeLeave(signals)
 	s.log.Info("no new connections: waiting for requests in flight", "at_most", s.shutdown)
 	ctx, cancel := context.WithTimeout(context.Background(), s.shutdown)
@@ -138,6 +137,7 @@ func (s *server) untilSignal(failed <-chan error, signals <-chan os.Signal) erro
 				s.gateway.reload()
 				continue
 			}
+			s.health.draining.Store(true)
 			s.log.Info("not ready any more", "signal", sig.String())
 			return nil
 		}

@@ -54,7 +54,7 @@ routes:
 		{"unknown flag", []string{"-nope"}, 2, []string{"weir gateway: nothing was started", "flag provided but not defined: -nope"}},
 		{"bad address", []string{"-listen", "8080"}, 2, []string{"weir gateway: nothing was started", `invalid value "8080" for flag -listen: `}},
 		{"bad upstream", []string{"-upstream", "localhost"}, 2, []string{"weir gateway: nothing was started", `invalid value "localhost" for flag -upstream: `}},
-		{"bad redis", []string{"-listen", "127.0.0.1:0", "-redis", "127.0.0.1:6379"}, 2, []string{"weir gateway: nothing was started", "redis: redislimiter: Open: "}},
+		{"bad redis", []string{"-listen", "127.0.0.1:0", "-redis", "127.0.0.1:6379"}, 2, []string{"weir gateway: nothing was started", "redis.url: this is no URL; allowed: redis://"}},
 		{"port taken", []string{"-listen", taken.Addr().String(), "-audit", filepath.Join(dir, "unused.jsonl")}, 1, []string{
 			"weir gateway: listen tcp " + taken.Addr().String() + ": bind: address already in use",
 		}},

@@ -13,6 +13,7 @@ import (
 // APIKeys says who the gateway's users are: whoever sends a key that is listed
 // here in the header.
 type APIKeys struct {
+	Pos
 	Header string `yaml:"header" default:"X-Api-Key"`
 	Plans  []Plan `yaml:"plans"`
 }
@@ -20,9 +21,10 @@ type APIKeys struct {
 // A Plan is a group of users with quotas and a class of their own.
 type Plan struct {
 	Pos
-	Name  string   `yaml:"name" required:"true"`
-	Keys  []Secret `yaml:"keys"`
-	Class string   `yaml:"class"` // of bandwidth
+	Name     string   `yaml:"name" required:"true"`
+	Keys     []Secret `yaml:"keys"`
+	Class    string   `yaml:"class"`    // of bandwidth
+	Priority Count    `yaml:"priority"` // of in_flight; 0: that of the route
 }
 
 // A Secret is a key, or "sha256:" and the hexadecimal hash of one.
@@ -85,6 +87,7 @@ func (d *decoder) checkAPIKeys(a *APIKeys) {
 			d.fault(p.Pos, field, "plan %q is there already, at %v", p.Name, first)
 		}
 		names[p.Name] = p.Pos
+		d.checkPriority(p.Priority, p.Pos, field+".priority")
 		for j, k := range p.Keys {
 			if k.hash == [sha256.Size]byte{} {
 				continue // has a fault of its own
@@ -96,6 +99,6 @@ func (d *decoder) checkAPIKeys(a *APIKeys) {
 		}
 	}
 	if !isToken(a.Header) {
-		d.fault(Pos{1, 1}, "api_keys.header", "%q is no name of a header", a.Header)
+		d.fault(a.Pos, "api_keys.header", "%q is no name of a header", a.Header)
 	}
 }

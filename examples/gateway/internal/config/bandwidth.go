@@ -20,6 +20,7 @@ type Bandwidth struct {
 	Bodies         Bodies   `yaml:"bodies" default:"responses"`
 	ExemptEvents   bool     `yaml:"exempt_events"`
 	ExemptUpgrades bool     `yaml:"exempt_upgrades"`
+	Unkeyed        Unkeyed  `yaml:"unkeyed" default:"refuse"` // requests without the key
 	Classes        []Class  `yaml:"classes"`
 }
 
@@ -90,6 +91,9 @@ func (d *decoder) checkBandwidth(c *Config) {
 	}
 	_, err := limiter.NewBandwidth(o)
 	d.verdicts(c.Bandwidth.Pos, "bandwidth", err, "limiter: bandwidth: ")
+	if b := c.Bandwidth; b.PerKey > 0 && b.Key.uses("api_key") && len(c.APIKeys.Plans) == 0 {
+		d.fault(b.Pos, "bandwidth.key", "api_key: there are no plans in api_keys, so no request has one")
+	}
 	for i, p := range c.APIKeys.Plans {
 		d.checkClass(p.Class, c, p.Pos, fmt.Sprintf("api_keys.plans[%d].class", i))
 	}

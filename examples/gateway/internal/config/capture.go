@@ -20,6 +20,8 @@ func (a *Audit) Options(keyHeader string) *capture.Options {
 		RedactPaths:       a.RedactPaths,
 		AllowOnly:         a.AllowOnly,
 		RefusalsPerSecond: int(a.Refusals),
+
+		UnauthorizedBodies: a.Passwords,
 	}
 	if keyHeader != "" {
 		o.Redact = append([]string{keyHeader}, o.Redact...)

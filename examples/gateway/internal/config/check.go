@@ -4,6 +4,8 @@ import (
 	"errors"
 	"regexp"
 	"strings"
+
+	"github.com/goweir/weir/limiter"
 )
 
 // check looks for faults between values that are each well.
@@ -12,6 +14,10 @@ func (d *decoder) check(c *Config) {
 		d.fault(c.TLS.Pos, "tls", "want both cert and key")
 	}
 	d.verdicts(c.Audit.Pos, "audit", c.Audit.Options("").Validate(), "capture: ")
+	d.checkClientIP(c)
+	d.checkMemory(&c.Memory)
+	d.checkRedis(&c.Redis)
+	d.checkAdmin(&c.Admin)
 	d.checkAPIKeys(&c.APIKeys)
 	inFlight := map[string]Pos{}
 	d.checkInFlight(&c.InFlight, c, inFlight, "", "in_flight")
@@ -30,20 +36,32 @@ func (d *decoder) verdicts(at Pos, field string, err error, prefix string) {
 		}
 		return
 	}
-	d.fault(at, field, "%s", fileName(verdict(err, prefix).Error()))
+	if p, ok := errors.AsType[*limiter.PolicyError](err); ok {
+		d.fault(at, field+"."+fileName(p.Field), "%s", fileNames(p.Fault))
+		return
+	}
+	d.fault(at, field, "%s", fileNames(verdict(err, prefix).Error()))
 }
 
-// fileName writes the name of a field, with which rooms begin their verdicts, as
-// the file does: Breaker.MinRequests is breaker.min_requests there.
-func fileName(text string) string {
-	return leadingName.ReplaceAllStringFunc(text, func(name string) string {
-		return strings.ToLower(capital.ReplaceAllString(name, "${1}_$2"))
-	})
+// fileNames writes the names of fields, with which rooms begin their verdicts and
+// which they compare, as the file does.
+func fileNames(text string) string {
+	return knownName.ReplaceAllStringFunc(leadingName.ReplaceAllStringFunc(text, fileName), fileName)
+}
+
+// fileName returns what a field of a room is called in the file:
+// Breaker.MinRequests is breaker.min_requests there, if it is not called
+// something else altogether.
+func fileName(name string) string {
+	return strings.ToLower(capital.ReplaceAllString(otherNames.Replace(name), "${1}_$2"))
 }
 
 var (
 	leadingName = regexp.MustCompile(`^[A-Z][A-Za-z.\[\]0-9]*`)
 	capital     = regexp.MustCompile(`([a-z])([A-Z])`)
+	knownName   = regexp.MustCompile(`\b(Adaptive|Balance|Burst|ByKey|Classes|For|Key|Limit|Max|MaxPerKey|MaxWait|Weight)\b`)
+	otherNames  = strings.NewReplacer("MaxPerKey", "PerKey", "MaxWait", "Wait", "HealthCheck", "Health", "Limits.Classes", "Classes",
+		"Limit", "Rate", "Window", "Rate", "UpstreamIdle", "Idle", "ResponseHeader", "Header", "TLSHandshake", "TLS")
 )
 
 // At returns a fault at a place of the configuration that only shows when it is

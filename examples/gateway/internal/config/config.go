@@ -12,7 +12,9 @@ type Config struct {
 	TLS       TLS        `yaml:"tls"`
 	Server    Server     `yaml:"server"`
 	Trust     []Prefix   `yaml:"trust"`
+	ClientIP  ClientIP   `yaml:"client_ip"`
 	Audit     Audit      `yaml:"audit"`
+	Memory    Memory     `yaml:"memory"`
 	Redis     Redis      `yaml:"redis"`
 	Timeouts  Timeouts   `yaml:"timeouts"`
 	Admin     Admin      `yaml:"admin"`
@@ -55,6 +57,7 @@ type Audit struct {
 	Redact      []string `yaml:"redact"`
 	RedactPaths []string `yaml:"redact_paths"`
 	AllowOnly   []string `yaml:"allow_only"`
+	Passwords   bool     `yaml:"unauthorized_bodies"` // bodies of requests answered with 401 and 403, which are mostly that
 }
 
 // Timeouts bounds every phase of an exchange. There is none for a whole
@@ -71,15 +74,19 @@ type Timeouts struct {
 // UpstreamTimeouts bounds what the gateway waits for behind it.
 type UpstreamTimeouts struct {
 	Dial       Duration `yaml:"dial" default:"2s"`
+	TLS        Duration `yaml:"tls" default:"5s"`         // of the handshake with an https upstream
 	Header     Duration `yaml:"header" default:"30s"`     // from the request sent to the response's header
 	Idle       Duration `yaml:"idle" default:"60s"`       // of a body that does not move
 	TunnelIdle Duration `yaml:"tunnel_idle" default:"1h"` // of an upgraded connection
 	Total      Duration `yaml:"total"`                    // 0: none
+	IdleConn   Duration `yaml:"idle_conn" default:"90s"`  // of a connection that is kept
+	ConnAge    Duration `yaml:"conn_age" default:"10m"`   // after which a connection gets no new requests
 }
 
 // Parse reads a configuration. The error is a [Faults] with every fault; file
-// is the name they give.
-func Parse(file string, data []byte) (*Config, error) {
+// is the name they give. Each of set changes what the file says before it is
+// judged as a whole.
+func Parse(file string, data []byte, set ...func(*Config)) (*Config, error) {
 	d := decoder{file: file}
 	root := d.tree(data)
 	if root == nil {
@@ -90,6 +97,9 @@ func Parse(file string, data []byte) (*Config, error) {
 	d.collectAnchors(root)
 	if !d.value(reflect.ValueOf(c).Elem(), root, "") {
 		d.fault(posOf(root), "", "is empty: want at least routes")
+	}
+	for _, change := range set {
+		change(c)
 	}
 	d.check(c)
 	if len(d.faults) > 0 {

@@ -65,7 +65,7 @@ func TestParse(t *testing.T) {
 	if got, want := c.Redis, (config.Redis{
 		Pos: config.Pos{Line: 5, Column: 8},
 		URL: "redis://127.0.0.1:6379", Prefix: "weir", Secret: "s", WhenDown: config.WhenDown(failover.Closed),
-		Instances: 3, Budget: config.Duration(20 * time.Millisecond),
+		Instances: 3, Budget: config.Duration(20 * time.Millisecond), Failures: 5,
 	}); got != want {
 		t.Errorf("redis is %+v, want %+v", got, want)
 	}
@@ -106,7 +106,7 @@ func TestDefaults(t *testing.T) {
 	second := config.Duration(time.Second)
 	want := config.Timeouts{
 		ReadHeader: 5 * second, Idle: 60 * second, Stall: 60 * second, Shutdown: 15 * second,
-		Upstream: config.UpstreamTimeouts{Dial: 2 * second, Header: 30 * second, Idle: 60 * second, TunnelIdle: 3600 * second},
+		Upstream: config.UpstreamTimeouts{Dial: 2 * second, TLS: 5 * second, Header: 30 * second, Idle: 60 * second, TunnelIdle: 3600 * second, IdleConn: 90 * second, ConnAge: 600 * second},
 	}
 	if c.Timeouts != want {
 		t.Errorf("timeouts are %+v, want %+v", c.Timeouts, want)
@@ -123,10 +123,39 @@ var faulty = []struct {
 	{"only a comment", "# nothing\n", []string{"1:1: is empty"}},
 	{"not YAML", "listen: [1, 2\nroutes: x", []string{"2:1: not YAML: "}},
 	{"tab", "\troutes: 1", []string{"1:7: not YAML: tab"}},
+	{"tab before a list", "routes:\n\t- path: /", []string{"2:1: not YAML: a tab; indent by spaces"}},
+	{"admin", "admin: {inspector: true}\nroutes: [{path: /, upstreams: [demo]}]", []string{"1:8: admin.inspector: there is no admin.listen"}},
+	{"actions", "admin: {listen: :1, actions: true}\nroutes: [{path: /, upstreams: [demo]}]", []string{"1:8: admin: actions and token are about the inspector"}},
+	{"who the client is", "client_ip: {forwarded: true, single_header: a}\nroutes: [{path: /, upstreams: [demo]}]", []string{
+		"1:12: client_ip: means nothing without trust",
+		"1:12: client_ip: ",
+	}},
+	{"memory", "memory: {max: 2MiB}\nroutes: [{path: /, upstreams: [demo]}]", []string{"1:9: memory.logs: is 3MiB; want at most half of max, 2MiB"}},
+	{"redis that cannot be", "redis: {url: \"http://u:hunter2@a\"}\nroutes: [{path: x, upstreams: [demo]}]", []string{
+		`1:8: redis.url: the scheme is "http"; allowed: redis://`,
+		"2:17: routes[0].path: ",
+	}},
+	{"leases and priorities", `api_keys: {plans: [{name: gold, keys: [a], priority: 17}]}
+routes:
+  - {path: /, upstreams: [demo], priority: 18, limits: [{name: a, key: ip, rate: 1/s, lease: 2}]}
+`, []string{
+		`1:20: api_keys.plans[0].priority: is 17; want 1, which is served first, to 16`,
+		`3:5: routes[0].priority: is 18; want 1`,
+		`3:5: routes[0]: priority and weight are about in_flight, of which there is none`,
+		`3:57: routes[0].limits[0].lease: there is no redis.url to take it from`,
+	}},
+	{"upstreams", `routes:
+  - {path: /, upstreams: [demo], via: "a b", request_id: Host, query: any, upstream_tls: {cert: a}}
+`, []string{
+		`2:39: routes[0].via: is "a b": a token, a host`,
+		`2:58: routes[0].request_id: is "Host": letters, digits and hyphens`,
+		`2:71: routes[0].query: "any" is unknown: want clean, refuse or raw`,
+		`2:90: routes[0].upstream_tls: want both cert and key`,
+	}},
 	{"wrong indentation", "audit:\n  file: a\n budget: 1KiB\n", []string{"3:2: not YAML: "}},
 	{"null", "~", []string{"1:1: is empty"}},
-	{"a list", "- a\n- b", []string{"1:1: want fields (listen, tls, server, trust, audit, redis, timeouts, admin, log, limit_headers, api_keys, in_flight, bandwidth, routes), got a list"}},
-	{"a text", "hello", []string{`1:1: want fields (listen, tls, server, trust, audit, redis, timeouts, admin, log, limit_headers, api_keys, in_flight, bandwidth, routes), got the text "hello"`}},
+	{"a list", "- a\n- b", []string{"1:1: want fields (listen, tls, server, trust, client_ip, audit, memory, redis, timeouts, admin, log, limit_headers, api_keys, in_flight, bandwidth, routes), got a list"}},
+	{"a text", "hello", []string{`1:1: want fields (listen, tls, server, trust, client_ip, audit, memory, redis, timeouts, admin, log, limit_headers, api_keys, in_flight, bandwidth, routes), got the text "hello"`}},
 	{"two documents", "routes: [{path: /, upstreams: [demo]}]\n---\nroutes: []", []string{"3:1: a second document"}},
 	{"no routes", "listen: :8080", []string{`1:1: "routes" is missing`}},
 	{"empty routes", "listen: :8080\nroutes: []", []string{`1:1: "routes" is missing`}},
@@ -134,7 +163,7 @@ var faulty = []struct {
 	{"null by alias", "trust: &none\nroutes: *none", []string{`1:1: "routes" is missing`}},
 	{"unknown fields", "lisen: :1\nwhatever: 2\nroutes: [{path: /, upstreams: [demo], limit: []}]", []string{
 		`1:1: unknown field "lisen": did you mean listen?`,
-		`2:1: unknown field "whatever": want one of listen, tls, server, trust, audit, redis, timeouts, admin, log, limit_headers, api_keys, in_flight, bandwidth, routes`,
+		`2:1: unknown field "whatever": want one of listen, tls, server, trust, client_ip, audit, memory, redis, timeouts, admin, log, limit_headers, api_keys, in_flight, bandwidth, routes`,
 		`3:39: routes[0]: unknown field "limit": did you mean limits?`,
 	}},
 	{"duplicates", "listen: :1\nlisten: :2\naudit: {file: a, file: b}\nroutes: [{path: /, upstreams: [demo]}]", []string{
@@ -186,12 +215,12 @@ routes:
 `, []string{
 		`1:9: listen: want one value, got a list`,
 		`2:8: trust: want a list, got the text "10.0.0.0/8"`,
-		`3:8: audit: want fields (file, max_size, keep, har, log, full, max_body, budget, only, refusals_per_second, redact, redact_paths, allow_only), got the text "audit.jsonl"`,
-		`4:22: timeouts.upstream: want fields (dial, header, idle, tunnel_idle, total), got the text "5s"`,
+		`3:8: audit: want fields (file, max_size, keep, har, log, full, max_body, budget, only, refusals_per_second, redact, redact_paths, allow_only, unauthorized_bodies), got the text "audit.jsonl"`,
+		`4:22: timeouts.upstream: want fields (dial, tls, header, idle, tunnel_idle, total, idle_conn, conn_age), got the text "5s"`,
 		`6:11: routes[0].path: want one value, got fields`,
 		`7:23: routes[0].upstreams[1]: want fields (url, weight), got a list`,
 		`9:16: routes[0].limits[0].name: want a text, got the number 12; quote it if it is one`,
-		`10:9: routes[0].limits[1]: want fields (name, key, rate, burst, algorithm, cost, shadow, match, refund_if, plans), got the text "x"`,
+		`10:9: routes[0].limits[1]: want fields (name, key, rate, burst, algorithm, cost, shadow, match, refund_if, plans, lease), got the text "x"`,
 		`11:9: routes[0].limits[2]: is empty`,
 	}},
 	{"bad limits", `routes:
@@ -232,8 +261,8 @@ routes:
     limits: [{name: c, key: ip, rate: 1/s, algorithm: fixed_window}]
 `, []string{
 		`5:50: routes[0].limits[0].algorithm: "token bucket" is no algorithm: want token_bucket, leaky_bucket, fixed_window, `,
-		`6:9: routes[0].limits[1]: policy "b": Burst is 2; allowed with a sliding log: 0`,
-		`10:14: routes[1].limits[0]: limit "c" says something else at 7:9: one name is one quota, with one key, rate, burst and algorithm`,
+		`6:9: routes[0].limits[1].burst: is 2; allowed with a sliding log: 0`,
+		`10:14: routes[1].limits[0]: limit "c" says something else at 7:9: one name is one quota, with one key, rate, burst, algorithm and lease`,
 	}},
 	{"audit", `audit: {max_size: 1500kB, keep: 0}
 routes: [{path: /, upstreams: [demo]}]
@@ -286,11 +315,11 @@ routes: [{path: /, upstreams: [demo]}]
 		`4:76: routes[0].pool.breaker.failure_ratio: "0" is no share: want a number above 0 and up to 1, such as 0.5`,
 		`4:95: routes[0].pool.retries.max: "-1" is no count: want a whole number from 1 to 2147483647`,
 		`8:7: routes[1].pool: upstreams[0].weight is 1001: 0 (meaning 1) to 1000 are allowed`,
-		`8:7: routes[1].pool: upstreams[1].url "http://demo" is there twice: Weight gives it a larger share`,
-		`8:7: routes[1].pool: key and Balance do not agree: Key is needed for ByKey, and only for it`,
+		`8:7: routes[1].pool: upstreams[1].url "http://demo" is there twice: weight gives it a larger share`,
+		`8:7: routes[1].pool: key and balance do not agree: key is needed for by_key, and only for it`,
 		`8:7: routes[1].pool: retries.statuses has 404: 429 and 500 to 599 are allowed`,
-		`8:7: routes[1].pool: retries.hedge is 1s with Max 0: 0 (meaning no hedging), and more if Max is 1 or more, are`,
-		`12:11: routes[2].pool: key and Balance do not agree: Key is needed for ByKey, and only for it`,
+		`8:7: routes[1].pool: retries.hedge is 1s with max 0: 0 (meaning no hedging), and more if max is 1 or more, are`,
+		`12:11: routes[2].pool: key and balance do not agree: key is needed for by_key, and only for it`,
 		`13:45: routes[3].fallback: want one of file, json, upstreams and stale`,
 		`13:45: routes[3].fallback.json: is not JSON`,
 		`13:45: routes[3].fallback.status: is 100; want 200 to 599`,
@@ -303,24 +332,24 @@ routes:
   - {path: /b, upstreams: [demo], in_flight: {name: same, max: 1, adaptive: {min: 2}}}
 `, []string{
 		`1:12: in_flight.status: is 200; want 503, 429 or 504`,
-		`1:12: in_flight: policy "in-flight": Max is 0, and so is MaxPerKey; one of them is needed`,
+		`1:12: in_flight.max: is 0, and so is per_key; one of them is needed`,
 		`1:12: in_flight.shared: there is no redis.url to share it through`,
 		`3:45: routes[0].in_flight.key: api_key: there are no plans in api_keys, so no request has one`,
 		`3:51: routes[0].in_flight.max: "0" is no count: want a whole number from 1 to 2147483647`,
 		`4:89: routes[1].in_flight.adaptive.tolerance: "11" is no factor: want a number from 1 to 10, such as 1.5`,
 		`5:46: routes[2].in_flight.name: "same" is there already, at 4:46`,
-		`5:46: routes[2].in_flight: policy "same": Adaptive.Min is 2; allowed: 0 (a tenth of Max) to Max, 1`,
+		`5:46: routes[2].in_flight.adaptive.min: is 2; allowed: 0 (a tenth of max) to max, 1`,
 	}},
 	{"bandwidth", `bandwidth: {per_key: 10, total: 1MiB/s, classes: [{name: a}, {name: a, max: 1}], bodies: all}
 api_keys: {header: "a b", plans: [{name: p, class: c, keys: ["", "sha256:12", x]}, {name: p, keys: [x]}]}
 routes:
   - {path: /, upstreams: [demo], class: b, bandwidth: 10}
 `, []string{
-		`1:1: api_keys.header: "a b" is no name of a header`,
-		`1:12: bandwidth: limits.classes[1].name is "a", as that of Classes[0]`,
+		`1:12: bandwidth: classes[1].name is "a", as that of classes[0]`,
 		`1:22: bandwidth.per_key: "10": does not end in "/s"; want a form such as "512KiB/s", "2MiB/s" or "100MB/s"`,
 		`1:77: bandwidth.classes[1].max: "1": does not end in "/s"; want a form such as "512KiB/s", "2MiB/s" or "100MB/`,
 		`1:90: bandwidth.bodies: "all" is unknown: want responses, requests or both`,
+		`2:11: api_keys.header: "a b" is no name of a header`,
 		`2:35: api_keys.plans[0].class: "c" is no class of bandwidth.classes`,
 		`2:62: api_keys.plans[0].keys[0]: is empty`,
 		`2:66: api_keys.plans[0].keys[1]: want 64 hexadecimal digits after sha256:`,
@@ -328,6 +357,9 @@ routes:
 		`2:101: api_keys.plans[1].keys[0]: is listed twice, first at 2:79`,
 		`4:5: routes[0].class: "b" is no class of bandwidth.classes`,
 		`4:55: routes[0].bandwidth: "10": does not end in "/s"; want a form such as "512KiB/s", "2MiB/s" or "100MB/s"`,
+	}},
+	{"key that nobody has", "bandwidth: {per_key: 1MiB/s, key: api_key}\nroutes: [{path: /, upstreams: [demo]}]", []string{
+		"1:12: bandwidth.key: api_key: there are no plans in api_keys",
 	}},
 	{"rules", `api_keys: {plans: [{name: gold}]}
 routes:
@@ -349,7 +381,7 @@ routes:
 		`7:63: routes[0].limits[1].refund_if[0]: "6xx" is no status: want 404, 5xx or the like, or 0 for no response`,
 		`7:68: routes[0].limits[1].refund_if[1]: "99" is no status: want 404, 5xx or the like, or 0 for no response`,
 		`8:24: routes[0].limits[2].key: "header:A|" is no key: want global, ip, net:V4/V6, route, path, api_key, header`,
-		`8:81: routes[0].limits[2].plans[0]: policy "c": Burst is 2; allowed with a fixed window: 0, as its capacity is`,
+		`8:81: routes[0].limits[2].plans[0].burst: is 2; allowed with a fixed window: 0, as its capacity is`,
 		`9:9: routes[0].limits[3].match.paths[0]: "x" does not begin with a slash`,
 		`9:9: routes[0].limits[3].match.methods[0]: "get" is no method: want GET, POST or the like`,
 	}},
@@ -419,6 +451,22 @@ func TestFaults(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The parser splits the last of these at its port.
+func TestURLsInBracketsNeedNoQuotes(t *testing.T) {
+	for _, text := range []string{
+		"routes:\n  - path: /\n    upstreams: [http://localhost:9001]",
+		"routes: [{path: /, upstreams: [http://localhost:9001]}]",
+		"routes: [{path: /, upstreams: [http://localhost:9001, demo]}]",
+	} {
+		if got := parse(t, text).Routes[0].Upstreams[0].URL; got != "http://localhost:9001" {
+			t.Errorf("%s: %q", text, got)
+		}
+	}
+	if got := parse(t, "routes: [{path: /, upstreams: [url: http://localhost:9001]}]").Routes[0].Upstreams[0].URL; got != "http://localhost:9001" {
+		t.Errorf("fields without braces: %q", got)
 	}
 }
 

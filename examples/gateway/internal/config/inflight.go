@@ -1,6 +1,8 @@
 package config
 
 import (
+	"cmp"
+	"net/http"
 	"strconv"
 	"time"
 
@@ -48,10 +50,11 @@ func (f *Factor) UnmarshalText(text []byte) error {
 // Set reports whether the file asks for it.
 func (f *InFlight) Set() bool { return f.Pos != Pos{} }
 
-// Options returns the options of the room, but for Overloaded.
-func (f *InFlight) Options() limiter.InFlightOptions {
+// Options returns the options of the room, but for Overloaded. classes is how
+// many priorities there are.
+func (f *InFlight) Options(classes int) limiter.InFlightOptions {
 	o := limiter.InFlightOptions{
-		Name: f.Name, Max: int(f.Max), MaxPerKey: int(f.PerKey),
+		Name: f.Name, Max: int(f.Max), MaxPerKey: int(f.PerKey), Classes: classes,
 		Queue: int(f.Queue), QueuePerKey: int(f.PerQueue), MaxWait: time.Duration(f.Wait),
 	}
 	if f.Adaptive.Pos != (Pos{}) {
@@ -61,12 +64,52 @@ func (f *InFlight) Options() limiter.InFlightOptions {
 }
 
 // SharedOptions returns those of the room that shares slots through Redis.
-func (f *InFlight) SharedOptions(r Redis) redislimiter.InFlightOptions {
+func (f *InFlight) SharedOptions(classes int, r Redis) redislimiter.InFlightOptions {
 	return redislimiter.InFlightOptions{
-		InFlightOptions: f.Options(),
+		InFlightOptions: f.Options(classes),
 		Lease:           time.Duration(f.Lease),
 		WhenDown:        failover.Mode(r.WhenDown),
-		Failover:        failover.Options{Budget: time.Duration(r.Budget), Instances: int(r.Instances)},
+		Failover:        r.Failover(),
+	}
+}
+
+// maxPriority is as many classes as the room has.
+const maxPriority = 16
+
+// Priorities is how many the routes and plans name. Without any there is one.
+func (c *Config) Priorities() int {
+	most := Count(1)
+	for _, r := range c.Routes {
+		most = max(most, r.Priority)
+	}
+	for _, p := range c.APIKeys.Plans {
+		most = max(most, p.Priority)
+	}
+	return int(most)
+}
+
+// SlotOf returns what tells what a request of a route asks of a limit on
+// requests in flight, but for its key: the priority of its plan, or else that of
+// the route.
+func (r *Route) SlotOf(plan func(*http.Request) (Plan, bool)) func(*http.Request) limiter.Slot {
+	own, weight := r.Priority, int(r.Weight)
+	return func(req *http.Request) limiter.Slot {
+		p, _ := plan(req)
+		return limiter.Slot{Weight: weight, Class: int(cmp.Or(p.Priority, own, 1)) - 1}
+	}
+}
+
+// checkSlot looks for what a route asks of a limit that is not there.
+func (d *decoder) checkSlot(r *Route, c *Config, field string) {
+	d.checkPriority(r.Priority, r.Pos, field+".priority")
+	if (r.Priority > 0 || r.Weight > 0) && !r.InFlight.Set() && !c.InFlight.Set() {
+		d.fault(r.Pos, field, "priority and weight are about in_flight, of which there is none")
+	}
+}
+
+func (d *decoder) checkPriority(p Count, at Pos, field string) {
+	if p > maxPriority {
+		d.fault(at, field, "is %d; want 1, which is served first, to %d", p, maxPriority)
 	}
 }
 
@@ -88,7 +131,7 @@ func (d *decoder) checkInFlight(f *InFlight, c *Config, names map[string]Pos, ro
 	if f.Status != 503 && f.Status != 429 && f.Status != 504 {
 		d.fault(f.Pos, field+".status", "is %d; want 503, 429 or 504", f.Status)
 	}
-	_, err := limiter.NewInFlight(f.Options())
+	_, err := limiter.NewInFlight(f.Options(min(c.Priorities(), maxPriority)))
 	d.verdicts(f.Pos, field, err, "limiter: ")
 	switch {
 	case f.Shared && c.Redis.URL == "":

@@ -23,6 +23,7 @@ type Limit struct {
 	Match     Match     `yaml:"match"`
 	RefundIf  []Status  `yaml:"refund_if"`
 	Plans     []Quota   `yaml:"plans"`
+	Lease     Count     `yaml:"lease"` // units taken from Redis in advance; 0: none
 }
 
 // A Match says which requests a limit is about: those with one of the methods,
@@ -76,6 +77,30 @@ func (l *Limit) Policy() limiter.Policy {
 	return limiter.Policy{
 		Name: l.Name, Algorithm: limiter.Algorithm(l.Algorithm),
 		Limit: l.Rate.Limit, Window: l.Rate.Window, Burst: int(l.Burst),
+	}
+}
+
+// Leases returns how many units of each quota are taken from Redis in advance, by
+// its name.
+func (c *Config) Leases() map[string]int {
+	leases := map[string]int{}
+	for _, r := range c.Routes {
+		for _, l := range r.Limits {
+			if l.Lease > 0 {
+				leases[l.Name] = int(l.Lease)
+			}
+		}
+	}
+	return leases
+}
+
+func (d *decoder) checkLease(l *Limit, c *Config, field string) {
+	switch a := limiter.Algorithm(l.Algorithm); {
+	case l.Lease == 0:
+	case c.Redis.URL == "":
+		d.fault(l.Pos, field+".lease", "there is no redis.url to take it from")
+	case a != limiter.TokenBucket && a != limiter.FixedWindow:
+		d.fault(l.Pos, field+".lease", "is for token_bucket and fixed_window")
 	}
 }
 
@@ -138,18 +163,19 @@ func algorithmName(a limiter.Algorithm) string { return strings.ReplaceAll(a.Str
 
 // checkLimits notes the limits of a route by name in all. The same name is the
 // same quota wherever it stands, so it must say the same.
-func (d *decoder) checkLimits(limits []Limit, all map[string]*Limit, plans []Plan, field string) {
+func (d *decoder) checkLimits(limits []Limit, all map[string]*Limit, c *Config, field string) {
 	here := map[string]bool{}
 	for i := range limits {
 		l := &limits[i]
 		item := fmt.Sprintf("%s[%d]", field, i)
 		d.checkMatch(l, item)
-		d.checkPlans(l, plans, item)
+		d.checkPlans(l, c.APIKeys.Plans, item)
+		d.checkLease(l, c, item)
 		if l.Name == "" || l.Key == "" || l.Rate.Window == 0 {
 			continue
 		}
 		if err := l.Policy().Validate(); err != nil {
-			d.fault(l.Pos, item, "%v", verdict(err, "limiter: "))
+			d.verdicts(l.Pos, item, err, "limiter: ")
 			continue
 		}
 		if here[l.Name] {
@@ -162,8 +188,8 @@ func (d *decoder) checkLimits(limits []Limit, all map[string]*Limit, plans []Pla
 			all[l.Name] = l
 			continue
 		}
-		if first.Policy() != l.Policy() || first.Key != l.Key {
-			d.fault(l.Pos, item, "limit %q says something else at %v: one name is one quota, with one key, rate, burst and algorithm",
+		if first.Policy() != l.Policy() || first.Key != l.Key || first.Lease != l.Lease {
+			d.fault(l.Pos, item, "limit %q says something else at %v: one name is one quota, with one key, rate, burst, algorithm and lease",
 				l.Name, first.Pos)
 		}
 	}

@@ -118,8 +118,13 @@ func (r *Route) Proxy(t Timeouts, demo string) proxy.Config {
 		Upstreams:    Servers(r.Upstreams, demo),
 		StripPrefix:  r.StripPrefix.Text,
 		PreserveHost: r.PreserveHost,
-		Balance:      proxy.Balance(p.Balance),
-		InFlight:     proxy.InFlight{Max: int(p.InFlight.Max), Queue: int(p.InFlight.Queue), Wait: time.Duration(p.InFlight.Wait)},
+
+		Forwarded: r.Forwarded, Via: string(r.Via), RequestIDHeader: string(r.RequestID),
+		Query: proxy.QueryPolicy(r.Query), RefuseEscapedSlashes: r.NoSlashes, FullDuplex: r.FullDuplex,
+		MaxResponseHeaderBytes: int64(r.MaxHeader),
+
+		Balance:  proxy.Balance(p.Balance),
+		InFlight: proxy.InFlight{Max: int(p.InFlight.Max), Queue: int(p.InFlight.Queue), Wait: time.Duration(p.InFlight.Wait)},
 		HealthCheck: proxy.HealthCheck{
 			Path: p.Health.Path, Interval: time.Duration(p.Health.Interval), Timeout: time.Duration(p.Health.Timeout),
 			Down: int(p.Health.Down), Up: int(p.Health.Up),
@@ -179,6 +184,9 @@ func (r RouteTimeouts) over(t Timeouts) proxy.Timeouts {
 		UpstreamIdle:   or(r.Idle, t.Upstream.Idle),
 		TunnelIdle:     or(r.TunnelIdle, t.Upstream.TunnelIdle),
 		Total:          or(r.Total, t.Upstream.Total),
+		TLSHandshake:   time.Duration(t.Upstream.TLS),
+		IdleConn:       time.Duration(t.Upstream.IdleConn),
+		ConnAge:        time.Duration(t.Upstream.ConnAge),
 		ClientIdle:     time.Duration(t.Stall),
 	}
 }

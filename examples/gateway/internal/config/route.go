@@ -19,14 +19,24 @@ type Route struct {
 	Upstreams    []Upstream    `yaml:"upstreams" required:"true"`
 	StripPrefix  PathPrefix    `yaml:"strip_prefix"`
 	PreserveHost bool          `yaml:"preserve_host"`
+	Forwarded    bool          `yaml:"forwarded"` // upstreams get that field, too
+	Via          Via           `yaml:"via" default:"weir"`
+	RequestID    IDHeader      `yaml:"request_id" default:"X-Request-Id"`
+	Query        Query         `yaml:"query" default:"clean"`
+	NoSlashes    bool          `yaml:"refuse_escaped_slashes"`
+	FullDuplex   bool          `yaml:"full_duplex"`
 	MaxBody      Size          `yaml:"max_body"` // of requests; 0: no bound
+	MaxHeader    Size          `yaml:"max_response_header" default:"64KiB"`
 	MaxTunnels   Count         `yaml:"max_tunnels" default:"10000"`
+	TLS          UpstreamTLS   `yaml:"upstream_tls"`
 	Timeouts     RouteTimeouts `yaml:"timeouts"`
 	Pool         Pool          `yaml:"pool"`
 	Fallback     Fallback      `yaml:"fallback" block:"true"`
 	Limits       []Limit       `yaml:"limits"`
 	Unkeyed      Unkeyed       `yaml:"unkeyed" default:"refuse"`
 	InFlight     InFlight      `yaml:"in_flight" block:"true"`
+	Priority     Count         `yaml:"priority"`               // of in_flight; 0: 1, which is served first
+	Weight       Count         `yaml:"weight"`                 // slots of in_flight that a request takes; 0: 1
 	Bandwidth    ByteRate      `yaml:"bandwidth"`              // in place of bandwidth.per_route; 0: that
 	Class        string        `yaml:"class"`                  // of bandwidth
 	Capture      bool          `yaml:"capture" default:"true"` // false: recorded without bodies
@@ -99,9 +109,11 @@ func (d *decoder) checkRoutes(c *Config, inFlight map[string]Pos) {
 		}
 		d.checkPool(r, c.Timeouts, field)
 		d.checkFallback(&r.Fallback, field+".fallback")
-		d.checkLimits(r.Limits, limits, c.APIKeys.Plans, field+".limits")
+		d.checkLimits(r.Limits, limits, c, field+".limits")
 		d.checkInFlight(&r.InFlight, c, inFlight, r.Path.Text, field+".in_flight")
 		d.checkClass(r.Class, c, r.Pos, field+".class")
+		d.checkSlot(r, c, field)
+		d.checkUpstreamTLS(&r.TLS, field+".upstream_tls")
 	}
 }
 

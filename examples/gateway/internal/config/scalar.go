@@ -33,7 +33,11 @@ func verdict(err error, name string) error {
 	if err == nil {
 		return nil
 	}
-	return errors.New(strings.ReplaceAll(strings.TrimPrefix(err.Error(), name), "\n", "; "))
+	lines := strings.Split(err.Error(), "\n")
+	for i, line := range lines {
+		lines[i] = strings.TrimPrefix(line, name)
+	}
+	return errors.New(strings.Join(lines, "; "))
 }
 
 // A Prefix is a range of addresses; a single address is a range of one.

@@ -106,6 +106,8 @@ func schemaOfScalar(v reflect.Value) map[string]any {
 		return names(balanceNames)
 	case Bodies:
 		return names(bodiesNames)
+	case Query:
+		return names(queryNames)
 	case HeaderForm:
 		return names(headerForms)
 	case Unkeyed:

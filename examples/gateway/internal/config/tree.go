@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -40,6 +42,10 @@ func (d *decoder) tree(data []byte) ast.Node {
 	// The walk reports duplicates itself, all of them.
 	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
 	if e, ok := errors.AsType[yaml.Error](err); ok {
+		if strings.Contains(e.GetMessage(), "'\t'") {
+			d.fault(posOfToken(e.GetToken()), "", "not YAML: a tab; indent by spaces")
+			return nil
+		}
 		d.fault(posOfToken(e.GetToken()), "", "not YAML: %s", e.GetMessage())
 		return nil
 	}
@@ -141,8 +147,28 @@ func scalarText(n ast.Node) (text string, ok bool) {
 		return v.Value.Value, true
 	case ast.ScalarNode:
 		return v.GetToken().Value, true
+	case *ast.MappingNode:
+		return unsplit(v)
 	}
 	return "", false
+}
+
+// unsplit returns the text that the parser took for a key and its value: in
+// {upstreams: [http://localhost:9001]} it splits at the colon before the port,
+// where YAML (1.2.2, section 7.3.3) asks for a space after it.
+func unsplit(m *ast.MappingNode) (text string, ok bool) {
+	if m.IsFlowStyle || len(m.Values) != 1 {
+		return "", false
+	}
+	key, value := m.Values[0].Key.GetToken(), m.Values[0].Value.GetToken()
+	if _, scalar := m.Values[0].Value.(ast.ScalarNode); !scalar || key.Type != token.StringType && key.Type != token.IntegerType {
+		return "", false
+	}
+	end := key.Position.Column + utf8.RuneCountInString(key.Value)
+	if key.Position.Line != value.Position.Line || end+1 != value.Position.Column {
+		return "", false
+	}
+	return key.Value + ":" + value.Value, true
 }
 
 func kindOf(n ast.Node) string {
