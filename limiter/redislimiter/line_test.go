@@ -315,7 +315,10 @@ func TestErrorReachesAllOfAFlightAndNobodyElse(t *testing.T) {
 		broken := errors.New("broken")
 		w.hold = func(ctx context.Context, flight int) error {
 			_ = pause(ctx, time.Millisecond)
-			if flight == lanes {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			// The next two take off at the same moment.
+			if w.flights[flight][0] == 10 {
 				return broken
 			}
 			return nil
@@ -507,9 +510,14 @@ func TestQueueIsBounded(t *testing.T) {
 		if n := crowded.Load(); n == 0 {
 			t.Errorf("nobody was turned away at a queue of %d", maxQueue)
 		}
-		// Those who left make room.
+		// Those who left make room, and nothing of them remains.
 		cancel()
 		wg.Wait()
+		w.line.mu.Lock()
+		if n, gone := len(w.line.queue), w.line.gone; n != 0 || gone != 0 {
+			t.Errorf("all have left, but the queue has %d, %d of them gone", n, gone)
+		}
+		w.line.mu.Unlock()
 		ctx, cancel = context.WithCancel(t.Context())
 		before := crowded.Load()
 		w.line.mu.Lock()
