@@ -164,7 +164,8 @@ func (l *Limiter) tryAll(ctx context.Context) (findings []error) {
 	// that is so when some of those that were taken remain. The third charge finds
 	// it so, or a later one if calls take long.
 	c := limiter.Charge{Policy: limiter.Policy{Name: "diagnose", Algorithm: limiter.SlidingLog, Limit: 100, Window: 60 * time.Millisecond}, Key: key, Cost: 1}
-	for taken := 1; taken <= 50; taken++ {
+	events := 0 // since there were none
+	for range 50 {
 		r, err := l.Take(ctx, c)
 		if err != nil {
 			if !seen[err.Error()] {
@@ -172,7 +173,10 @@ func (l *Limiter) tryAll(ctx context.Context) (findings []error) {
 			}
 			return findings
 		}
-		if there := r.Limit - r.Remaining; 1 < there && there < taken {
+		events++
+		if there := r.Limit - r.Remaining; there == 1 {
+			events = 1
+		} else if there < events {
 			return findings
 		}
 		t := time.NewTimer(40 * time.Millisecond)

@@ -46,12 +46,12 @@ func TestDial(t *testing.T) {
 
 // overTLS returns the address of a server that is reached by TLS of some versions,
 // and its certificate, which nobody has signed.
-func overTLS(t *testing.T, upstream string, versions tls.Config) (addr string, cert *x509.Certificate) {
+func overTLS(t *testing.T, upstream string, versions *tls.Config) (addr string, cert *x509.Certificate) {
 	t.Helper()
 	web := httptest.NewTLSServer(nil)
 	versions.Certificates, cert = web.TLS.Certificates, web.Certificate()
 	web.Close()
-	ln, err := tls.Listen("tcp", "127.0.0.1:0", &versions)
+	ln, err := tls.Listen("tcp", "127.0.0.1:0", versions)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,8 +80,8 @@ func overTLS(t *testing.T, upstream string, versions tls.Config) (addr string, c
 // By rediss the server must have a certificate that is known, and TLS 1.2 at least.
 func TestDialTLS(t *testing.T) {
 	s := redistest.Start(t)
-	addr, cert := overTLS(t, s.Addr(), tls.Config{})
-	old, oldCert := overTLS(t, s.Addr(), tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11})
+	addr, cert := overTLS(t, s.Addr(), &tls.Config{})
+	old, oldCert := overTLS(t, s.Addr(), &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11})
 	_, err := redislimiter.Dial(t.Context(), "rediss://"+addr)
 	if unknown, ok := errors.AsType[x509.UnknownAuthorityError](err); !ok || !errors.Is(err, redislimiter.ErrUnreachable) {
 		t.Errorf("a certificate of nobody's: %v (%v)", err, unknown)
