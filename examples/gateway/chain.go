@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/hex"
@@ -19,6 +20,7 @@ import (
 	"github.com/goweir/weir/examples/gateway/internal/config"
 	"github.com/goweir/weir/examples/gateway/internal/inspect"
 	"github.com/goweir/weir/limiter"
+	"github.com/goweir/weir/limiter/redislimiter"
 	"github.com/goweir/weir/proxy"
 )
 
@@ -212,9 +214,22 @@ func (c *chain) release() {
 	c.end.Do(func() {
 		go func() {
 			defer close(c.ended)
+			c.flush()
 			c.parts.release()
 		}()
 	})
+}
+
+// flush lets Redis know of the slots that were given back last, while there is
+// still a connection to it. What it does not get to know ends with its lease.
+func (c *chain) flush() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	for _, a := range c.inFlight {
+		if shared, ok := a.(*redislimiter.InFlight); ok {
+			_ = shared.Flush(ctx)
+		}
+	}
 }
 
 // proxies returns all proxies of the chain.

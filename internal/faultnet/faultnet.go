@@ -81,6 +81,7 @@ type Proxy struct {
 	addr     string
 	upstream string
 	faults   atomic.Pointer[Faults]
+	held     net.PacketConn // see New
 
 	connections, toServer, toClient, roundTrips atomic.Int64
 
@@ -103,11 +104,16 @@ func New(t testing.TB, upstream string) *Proxy {
 	var err error
 	for range 100 {
 		// Kernels give such ports to no client, so that Refuse keeps its own and
-		// no client that dials it connects to itself.
+		// no client that dials it connects to itself. Other proxies look at the one
+		// of UDP first.
 		p.addr = fmt.Sprintf("127.0.0.1:%d", 30_000+rand.IntN(2_700))
+		if p.held, err = net.ListenPacket("udp", p.addr); err != nil {
+			continue
+		}
 		if err = p.listenLocked(); err == nil {
 			break
 		}
+		p.held.Close()
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -152,6 +158,7 @@ func (p *Proxy) close() {
 	p.mu.Unlock()
 	p.Reset()
 	p.wg.Wait()
+	p.held.Close()
 }
 
 // Addr returns the proxy's host and port.

@@ -97,14 +97,20 @@ func (s *Server) log() string {
 
 // freePort returns a port that is free, with 10,000 more, which is the cluster
 // bus's. Both are below those that kernels give to clients (Linux: 32,768 and
-// up): nobody gets the port of a killed server by chance, and no client that
-// dials it connects to itself.
-func freePort() int {
+// up), and the one of UDP with the same number is held: nobody gets the port of a
+// killed server by chance, another process of tests no more than a client, and no
+// client that dials it connects to itself.
+func freePort() (port int, held net.PacketConn) {
 	for {
 		port := 10_000 + rand.IntN(10_000)
-		if free(port) && free(port+10_000) {
-			return port
+		held, err := net.ListenPacket("udp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			continue
 		}
+		if free(port) && free(port+10_000) {
+			return port, held
+		}
+		held.Close()
 	}
 }
 

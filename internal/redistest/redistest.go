@@ -33,6 +33,7 @@ const patience = 30 * time.Second
 type Server struct {
 	t    testing.TB
 	port int
+	held net.PacketConn // see freePort
 	dir  string
 	args []string
 
@@ -59,18 +60,24 @@ func start(t testing.TB, args []string) *Server {
 	s := &Server{t: t, dir: t.TempDir(), args: args}
 	t.Cleanup(func() {
 		s.Kill()
+		if s.held != nil {
+			s.held.Close()
+		}
 		if t.Failed() {
 			t.Logf("redis-server at %s logged:\n%s", s.Addr(), s.log())
 		}
 	})
 	for range 20 {
-		s.port = freePort()
+		var held net.PacketConn
+		s.port, held = freePort()
 		s.mu.Lock()
 		err := s.runLocked()
 		s.mu.Unlock()
 		if err == nil {
+			s.held = held
 			return s
 		}
+		held.Close()
 		if !errors.Is(err, errTaken) {
 			t.Fatal(err)
 		}

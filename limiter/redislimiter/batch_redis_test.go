@@ -34,6 +34,9 @@ func connectTo(t testing.TB, addr string, o Options) (*Limiter, *redis.Client) {
 	return l, c
 }
 
+// slow is a policy of n units that do not come back while a test runs.
+func slow(n int) limiter.Policy { return limiter.Policy{Name: "p", Limit: n, Window: 1000 * time.Hour} }
+
 // questionOf returns the question of one decision.
 func (l *Limiter) questionOf(cs []limiter.Charge) *question {
 	q := &question{entries: make([]entry, len(cs))}
@@ -140,7 +143,7 @@ func TestFlightDecidesAsOneByOne(t *testing.T) {
 func TestCrowdGetsExactlyTheLimit(t *testing.T) {
 	addr := redistest.Start(t).Addr()
 	for _, cost := range []int{1, 3} {
-		p := limiter.PerHour("p", 3000)
+		p := slow(3000)
 		var ls [4]*Limiter
 		for i := range ls {
 			ls[i], _ = connectTo(t, addr, Options{Prefix: fmt.Sprint("crowd", cost), DenyCache: -1})
@@ -204,7 +207,7 @@ func TestCancelledMemberHarmsNobody(t *testing.T) {
 	l, c := connectTo(t, redistest.Start(t).Addr(), Options{})
 	g := &gate{open: make(chan struct{})}
 	c.AddHook(g)
-	p := limiter.PerHour("p", 100)
+	p := slow(100)
 	charge := limiter.Charge{Policy: p, Key: "k", Cost: 1}
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
@@ -285,7 +288,7 @@ func TestForeignKeyFailsOnlyItsOwn(t *testing.T) {
 func TestFlightBringsTheScriptAlong(t *testing.T) {
 	s := redistest.Start(t)
 	l, _ := connectTo(t, s.Addr(), Options{})
-	p := limiter.PerHour("p", 1000)
+	p := slow(1000)
 	for range 3 {
 		s.Do("SCRIPT", "FLUSH")
 		var wg sync.WaitGroup

@@ -12,3 +12,7 @@ if not client then
   local t = call('TIME')
   now = t[1] * 1000000 + t[2]
 end
+-- Clients' times arrive late and out of order, by a second at most, or their
+-- clocks do not agree. What is whole by the server's clock may not be so by that
+-- of a call that was held up, so such states are kept so many milliseconds longer.
+local spare = client and 1000 or 0

@@ -256,7 +256,7 @@ local function make_rest()
     call('ZADD', key, -s.units, '#')
     for j = 1, #s.added, 2 do call('ZADD', key, s.added[j], s.added[j + 1]) end
     if s.expired > 0 then call('ZREMRANGEBYSCORE', key, 0, now) end
-    call('PEXPIRE', key, max(1, ceil((s.last - now) / 1000)))
+    call('PEXPIRE', key, max(1, ceil((s.last - now) / 1000)) + spare)
   end
 
   local function save(k, s, repair)
@@ -280,12 +280,19 @@ if client then
   while i <= total do
     local charges = ARGV[i] % 1048576
     for a = i + 1, i + charges * 5, 5 do
-      if ARGV[a] % 4 == 0 then
-        local k = ARGV[a] / 4
+      local kind, length = ARGV[a] % 4, ARGV[a + 3] + 0
+      local k = (ARGV[a] - kind) / 4
+      local seen
+      if kind == 0 then
         states[k] = states[k] or load_bucket(KEYS[k])
-        local seen = states[k].seen
-        if seen and seen > now and seen - now <= 1000000 then now = seen end
+        seen = states[k].seen
+      elseif kind == 3 then
+        local last = call('ZRANGE', KEYS[k], -1, -1, 'WITHSCORES')
+        seen = last[2] and last[2] - length
+      else
+        seen = number(match(call('GET', KEYS[k]) or '', '^%d+')) - length
       end
+      if seen and seen > now and seen - now <= 1000000 then now = seen end
     end
     i = i + 1 + charges * 5
   end

@@ -2,7 +2,12 @@ package redislimiter_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"io"
+	"net"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -35,6 +40,71 @@ func TestDial(t *testing.T) {
 		o := c.(*redis.Client).Options()
 		if o.MaxRetries != 0 || !o.ContextTimeoutEnabled || o.DialTimeout > time.Second || o.ReadTimeout > time.Second || o.PoolSize > 32 {
 			t.Errorf("Dial(%q) has options %+v", url, o)
+		}
+	}
+}
+
+// overTLS returns the address of a server that is reached by TLS of some versions,
+// and its certificate, which nobody has signed.
+func overTLS(t *testing.T, upstream string, versions *tls.Config) (addr string, cert *x509.Certificate) {
+	t.Helper()
+	web := httptest.NewTLSServer(nil)
+	versions.Certificates, cert = web.TLS.Certificates, web.Certificate()
+	web.Close()
+	ln, err := tls.Listen("tcp", "127.0.0.1:0", versions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				s, err := net.Dial("tcp", upstream)
+				if err != nil {
+					return
+				}
+				defer s.Close()
+				go io.Copy(s, c)
+				io.Copy(c, s)
+			}()
+		}
+	}()
+	return ln.Addr().String(), cert
+}
+
+// By rediss the server must have a certificate that is known, and TLS 1.2 at least.
+func TestDialTLS(t *testing.T) {
+	s := redistest.Start(t)
+	addr, cert := overTLS(t, s.Addr(), &tls.Config{})
+	old, oldCert := overTLS(t, s.Addr(), &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11})
+	_, err := redislimiter.Dial(t.Context(), "rediss://"+addr)
+	if unknown, ok := errors.AsType[x509.UnknownAuthorityError](err); !ok || !errors.Is(err, redislimiter.ErrUnreachable) {
+		t.Errorf("a certificate of nobody's: %v (%v)", err, unknown)
+	}
+	if _, err := redislimiter.Dial(t.Context(), "rediss://"+s.Addr()); !errors.Is(err, redislimiter.ErrUnreachable) {
+		t.Errorf("a server without TLS: %v", err)
+	}
+	for _, tt := range []struct {
+		addr string
+		cert *x509.Certificate
+		ok   bool
+	}{{addr, cert, true}, {old, oldCert, false}} {
+		c, err := redislimiter.Open("rediss://" + tt.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		roots := x509.NewCertPool()
+		roots.AddCert(tt.cert)
+		c.(*redis.Client).Options().TLSConfig.RootCAs = roots
+		l := open(t, c, redislimiter.Options{})
+		if r, err := l.Take(t.Context(), charge(still("p", 5), "k", 1)); tt.ok && (err != nil || !r.Allowed) || !tt.ok && !errors.Is(err, redislimiter.ErrUnreachable) {
+			t.Errorf("by TLS: %+v, %v; want it to work: %v", r, err, tt.ok)
 		}
 	}
 }

@@ -55,7 +55,7 @@ func fails(t *testing.T, l *redislimiter.Limiter, want error) {
 		"Refund":  func(ctx context.Context) error { return l.Refund(ctx, c, &r) },
 		"Reset":   func(ctx context.Context) error { return l.Reset(ctx, c) },
 	} {
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		err := f(ctx)
 		cancel()
 		if !errors.Is(err, want) || !strings.HasPrefix(err.Error(), "redislimiter: ") {

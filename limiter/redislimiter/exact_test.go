@@ -115,10 +115,11 @@ func TestExactAcrossProcesses(t *testing.T) {
 	ps := processes(t, 4, setup{URL: s.URL(), Prefix: fresh(redislimiter.Options{}).Prefix, Limiters: 2})
 	flood := floods()
 	all := together(t, ps, job{Charges: flood, Goroutines: 4, For: span(), Pause: time.Millisecond / 2})
-	asked := map[limiter.Source]int{}
+	asked, demand := map[limiter.Source]int{}, make([]int, len(flood))
 	first, last := all[0].Before, all[0].After
 	for _, d := range all {
 		asked[d.Source]++
+		demand[d.Charge]++
 		first, last = min(first, d.Before), max(last, d.After)
 	}
 	elapsed := time.Duration(last-first) * time.Microsecond
@@ -137,9 +138,9 @@ func TestExactAcrossProcesses(t *testing.T) {
 			checkSliding(t, got, p, p.Limit, func(d *decided) int64 { return d.Until - p.Window.Microseconds() })
 		}
 		t.Logf("%s: %d granted in %v, ideal %.0f", p.Name, len(got), elapsed.Round(time.Millisecond), ideal)
-		// Nor is it a lock-out.
-		if float64(len(got)) < 0.5*(ideal-float64(2*p.Limit)) {
-			t.Errorf("%s: only %d granted of %.0f", p.Name, len(got), ideal)
+		// Nor is it a lock-out; on a busy machine less may be asked for.
+		if float64(len(got)) < 0.5*min(ideal-float64(2*p.Limit), float64(demand[k])) {
+			t.Errorf("%s: only %d granted of %.0f, for %d that were asked", p.Name, len(got), ideal, demand[k])
 		}
 	}
 }

@@ -97,9 +97,9 @@ func outage(t *testing.T, f *row, addr string, down, up func(), errs ...error) {
 	closed := failover.New(backend, failover.Closed, nil)
 	c := one(1_000_000)
 	n := new(counts)
-	n.crowd(t, 8, 10, time.Second, l, c)
-	if n.sources[limiter.SourceRedis] != 80 {
-		t.Fatalf("before the outage: %v, %v", n.sources, n.errs)
+	n.crowd(t, 8, 10, 10*time.Second, backend, c)
+	if n.granted != 80 {
+		t.Fatalf("before the outage: %d granted, %v", n.granted, n.errs)
 	}
 	goroutines := runtime.NumGoroutine()
 
@@ -223,9 +223,11 @@ func fourInstances(t *testing.T, f *row) {
 		}
 		return got
 	}
-	before := sum(1)[limiter.SourceRedis]
+	// On a busy machine an answer may come too late before the outage, too: then it
+	// is the fallback's.
+	before := sum(1)
 	s.Stop()
-	during := sum(50)[limiter.SourceFallback]
+	during := sum(50)
 	s.Cont()
 	after := 0
 	eventually(t, "all are back", 15*time.Second, func() bool {
@@ -244,10 +246,13 @@ func fourInstances(t *testing.T, f *row) {
 		}
 		return back == len(ls)
 	})
-	after += sum(10)[limiter.SourceRedis]
-	f.hold(during == instances*(limit/instances), "together they admit their shares and no more: 8 of a limit of 10", during)
-	f.hold(before+after <= limit, "what the server has counted before still counts afterwards", before, "before,", after, "after")
-	f.hold(before+during+after <= 2*limit, "in all at most one burst more than the limit", before+during+after)
+	for _, n := range sum(10) {
+		after += n
+	}
+	server, alone := before[limiter.SourceRedis], before[limiter.SourceFallback]+during[limiter.SourceFallback]
+	f.hold(alone == instances*(limit/instances), "together they admit their shares and no more: 8 of a limit of 10", alone)
+	f.hold(server+after <= limit, "what the server has counted before still counts afterwards", server, "before,", after, "after")
+	f.hold(server+alone+after <= 2*limit, "in all at most one burst more than the limit", server+alone+after)
 	f.fails(nil)
 }
 

@@ -65,9 +65,14 @@ func refusal(name, when string, want []error, begin func(s *redistest.Server) (e
 			t.Errorf("%d calls were decided", during.granted+during.denied)
 		}
 		f.exactly(during.errs, want...)
-		behind := new(counts)
-		behind.crowd(t, 4, 5, time.Minute, l, c)
-		f.hold(behind.sources[limiter.SourceFallback] == 20 && behind.longest <= 2*budget+grace, "behind `failover` the fallback decides, within the budget", "longest", behind.longest)
+		f.inBudget("behind `failover` the fallback decides, within the budget", func() *counts {
+			behind := new(counts)
+			behind.crowd(t, 4, 5, time.Minute, l, c)
+			if n := behind.sources[limiter.SourceFallback]; n != 20 {
+				t.Errorf("the fallback has decided %d times, want 20: %v", n, behind.errs)
+			}
+			return behind
+		})
 		end()
 		eventually(t, "it is asked again", 10*time.Second, func() bool {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)

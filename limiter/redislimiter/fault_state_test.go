@@ -134,37 +134,52 @@ func clockSetBack(t *testing.T, f *row, jump time.Duration) {
 		s := redistest.Start(t)
 		l := open(t, quick(t, s.Addr()), redislimiter.Options{})
 		c := limiter.Charge{Policy: limiter.Policy{Name: "p", Algorithm: a, Limit: 3, Window: window}, Key: "k", Cost: 1}
-		for range 3 {
-			if _, err := l.Take(t.Context(), c); err != nil {
-				t.Fatal(err)
+		for try := 1; ; try++ {
+			s.Do("FLUSHALL")
+			begin := clockOf(s)
+			for range 3 {
+				if _, err := l.Take(t.Context(), c); err != nil {
+					t.Fatal(err)
+				}
 			}
-		}
-		shifted(s, jump)
-		n, longest := 0, time.Duration(0)
-		for {
-			r, err := l.Take(t.Context(), c)
-			if err != nil {
-				t.Fatal(err)
+			shifted(s, jump)
+			n := 0
+			var r limiter.Result
+			for {
+				var err error
+				if r, err = l.Take(t.Context(), c); err != nil {
+					t.Fatal(err)
+				}
+				if !r.Allowed || n > 10 {
+					break
+				}
+				n++
 			}
-			if !r.Allowed {
-				longest = max(longest, r.RetryAfter)
-				f.hold(r.RetryAfter <= 2*window, "nobody is locked out for longer than two windows", a, r.RetryAfter)
-				break
+			ttl, _ := strconv.Atoi(s.Do("PTTL", keysOf(s)[0]))
+			// A new window may begin meanwhile, or a unit come back.
+			if end := clockOf(s); try < 50 && (end.Sub(begin) > window/8 || !end.Truncate(window).Equal(begin.Truncate(window))) {
+				continue
 			}
-			if n++; n > 3 {
-				t.Errorf("%v: more than a burst is admitted at once", a)
-				break
+			f.hold(r.RetryAfter <= 2*window, "nobody is locked out for longer than two windows", a, r.RetryAfter)
+			f.hold(n <= 3, "at most one burst more is admitted", a, n)
+			if a == limiter.TokenBucket || a == limiter.LeakyBucket {
+				f.hold(r.RetryAfter <= window, "a bucket is whole again no later than after it was empty", a, r.RetryAfter)
 			}
-		}
-		f.hold(n <= 3, "at most one burst more is admitted", a, n)
-		if a == limiter.TokenBucket || a == limiter.LeakyBucket {
-			f.hold(longest <= window, "a bucket is whole again no later than after it was empty", a, longest)
-		}
-		if ttl, _ := strconv.Atoi(s.Do("PTTL", keysOf(s)[0])); n > 0 && (ttl < 0 || time.Duration(ttl)*time.Millisecond > 2*window+time.Second) {
-			t.Errorf("%v: the key lives for %d ms", a, ttl)
+			if n > 0 && (ttl < 0 || time.Duration(ttl)*time.Millisecond > 2*window+time.Second) {
+				t.Errorf("%v: the key lives for %d ms", a, ttl)
+			}
+			break
 		}
 	}
 	f.errors = nil
+}
+
+// clockOf returns the time by the server's clock.
+func clockOf(s *redistest.Server) time.Time {
+	f := fieldsOf(s.Do("TIME"))
+	seconds, _ := strconv.ParseInt(f[0], 10, 64)
+	micros, _ := strconv.ParseInt(f[1], 10, 64)
+	return time.UnixMicro(seconds*1e6 + micros)
 }
 
 func clockSetForward(t *testing.T, f *row) {

@@ -53,7 +53,8 @@ type InFlightOptions struct {
 // own and judged by the server's clock; taking them is one round trip, and they
 // are given back by a goroutine, many in one, so that nobody waits for that. The
 // goroutine, which also renews the leases, ends when nothing is held; there is
-// no Close.
+// no Close, but a process that is about to end may wait for it: see
+// [InFlight.Flush].
 //
 // While the server is healthy and nobody is stopped for longer than a lease, no
 // more slots are in use than there are. When the server loses its data, those who
@@ -192,6 +193,13 @@ func (f *InFlight) Acquire(ctx context.Context, s limiter.Slot) (release func(),
 		})
 	}, nil
 }
+
+// Flush waits until the server has heard of all slots that were given back
+// before, or their leases have ended. If ctx ends first, it returns ctx.Err(), and
+// the goroutine goes on. Call it before the process ends, after the last request:
+// or else the slots that were given back last may stay taken until their leases
+// end.
+func (f *InFlight) Flush(ctx context.Context) error { return f.slots.flush(ctx) }
 
 // weight returns how many slots s takes, as the line of this process counts.
 func (f *InFlight) weight(s *limiter.Slot) int {

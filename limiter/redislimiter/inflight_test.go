@@ -674,6 +674,51 @@ func TestInFlightOutageCostsLittle(t *testing.T) {
 	acquire(t, f, limiter.Slot{})()
 }
 
+// Whoever flushes knows that the server knows, or that nothing is taken any more.
+func TestInFlightFlush(t *testing.T) {
+	t.Parallel() // most of it waits
+	s := redistest.Start(t)
+	f := newInFlight(t, open(t, client(t, s.Addr()), redislimiter.Options{}), redislimiter.InFlightOptions{
+		InFlightOptions: limiter.InFlightOptions{Max: 1000},
+		Lease:           time.Second,
+	})
+	flush := func(within time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), within)
+		defer cancel()
+		return f.Flush(ctx)
+	}
+	if err := flush(time.Minute); err != nil {
+		t.Errorf("nothing was taken: %v", err)
+	}
+	for range 10 {
+		var all []func()
+		for range 20 {
+			all = append(all, acquire(t, f, limiter.Slot{}))
+		}
+		for _, release := range all {
+			release()
+		}
+		if err := flush(time.Minute); err != nil {
+			t.Error(err)
+		}
+		if keys := s.Do("KEYS", "*"); keys != "" {
+			t.Fatalf("the server has %q", keys)
+		}
+	}
+	held := acquire(t, f, limiter.Slot{})
+	if err := flush(time.Minute); err != nil {
+		t.Errorf("what is held: %v", err)
+	}
+	s.Kill()
+	held()
+	if err := flush(50 * time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("without a server: %v", err)
+	}
+	if err := flush(time.Minute); err != nil {
+		t.Errorf("after the lease: %v", err)
+	}
+}
+
 func TestInFlightOptions(t *testing.T) {
 	l := open(t, client(t, "127.0.0.1:1"), redislimiter.Options{})
 	_, err := redislimiter.NewInFlight(l, redislimiter.InFlightOptions{
@@ -780,7 +825,7 @@ func workWithSlots(text string) error {
 		return *err
 	}
 	fmt.Println(done.Load())
-	return nil
+	return f.Flush(ctx)
 }
 
 func startSlots(t *testing.T, j slotsJob) (*exec.Cmd, *bufio.Scanner) {
@@ -831,7 +876,9 @@ func TestInFlightProcesses(t *testing.T) {
 	if total < 100 {
 		t.Errorf("only %d times inside in %v", total, span)
 	}
-	eventually(t, "all given back", 10*time.Second, func() bool { return s.Do("DBSIZE") == "1" }) // the count
+	if keys := s.Do("KEYS", "*"); keys != "p:inside" { // the count
+		t.Errorf("the processes have flushed, but there is %q", keys)
+	}
 	if n := s.Do("GET", "p:inside"); n != "0" {
 		t.Errorf("%s are inside in the end", n)
 	}
@@ -855,23 +902,35 @@ func TestInFlightHolderKilled(t *testing.T) {
 		InFlightOptions: limiter.InFlightOptions{Max: 60, Queue: 50, MaxWait: time.Minute},
 		Lease:           lease,
 	})
+	key := strings.Fields(s.Do("KEYS", "*"))[0]
+	theirs := slices.DeleteFunc(strings.Fields(s.Do("ZRANGE", key, "0", "-1")), func(m string) bool { return m == "#" })
 	var all []func()
 	for range 10 { // these stay, and their renewals keep the set
 		all = append(all, acquire(t, f, limiter.Slot{}))
 	}
-	key := strings.Fields(s.Do("KEYS", "*"))[0]
-	if n := s.Do("ZSCORE", key, "#"); n != "-60" {
-		t.Fatalf("%s slots in use, want 60", n)
-	}
+	eventually(t, "all slots in use", 10*time.Second, func() bool { return s.Do("ZSCORE", key, "#") == "-60" })
 	cmd.Process.Kill()
 	killed := time.Now()
 	cmd.Wait()
+	// By the server's clock: when the last of its leases ends.
+	serverTime := func() float64 { return float64(clockOf(s).UnixMicro()) }
+	end := 0.0
+	for _, member := range theirs {
+		at, _ := strconv.ParseFloat(s.Do("ZSCORE", key, member), 64)
+		end = max(end, at)
+	}
+	if now := serverTime(); end == 0 || end > now+float64(lease.Microseconds()) {
+		t.Errorf("it is %.0f, and the last of %d leases ends at %.0f", now, len(theirs), end)
+	}
 	for range 50 {
 		all = append(all, acquire(t, f, limiter.Slot{}))
 	}
+	if now := serverTime(); now < end {
+		t.Errorf("all slots are given to others at %.0f, before the last lease has ended at %.0f", now, end)
+	}
 	after := time.Since(killed)
 	t.Logf("all slots back %v after the kill, with leases of %v", after, lease)
-	if after < lease/4 || after > lease+5*time.Second {
+	if after > lease+5*time.Second {
 		t.Errorf("the slots came back after %v, want about %v", after, lease)
 	}
 	for _, release := range all {

@@ -107,7 +107,9 @@ type Options struct {
 
 	// ClientClock decides by this process's clock instead of the server's, for
 	// services that refuse TIME in scripts. The clocks of all processes that
-	// share quotas must then agree, as well as the limits are to hold.
+	// share quotas must then agree, as well as the limits are to hold, and calls
+	// must not be under way for longer than a second: for so long a quota that is
+	// whole is still remembered.
 	ClientClock bool
 
 	// DenyCache is how many refusals this process remembers, in up to 256 bytes

@@ -192,6 +192,9 @@ func (l *line[Q]) leave(t *ticket[Q]) uint32 {
 		if !t.gone {
 			t.gone = true
 			l.gone++
+			if l.waitingLocked() == 0 {
+				l.sweepLocked() // or they would stay until somebody queues again
+			}
 		}
 		return notBoarded
 	}

@@ -17,7 +17,7 @@ import (
 type tower struct {
 	*line[int]
 	rtt  time.Duration
-	hold func(ctx context.Context, flight int, qs []int) error
+	hold func(ctx context.Context, flight int) error
 
 	mu       sync.Mutex
 	flights  [][]int
@@ -51,7 +51,7 @@ func (w *tower) fly(ctx context.Context, qs []int) error {
 		w.mu.Unlock()
 	}()
 	if w.hold != nil {
-		return w.hold(ctx, n, qs)
+		return w.hold(ctx, n)
 	}
 	return pause(ctx, w.rtt)
 }
@@ -275,7 +275,7 @@ func TestFlightEndsWithItsLastMember(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newTower(0)
-				w.hold = func(ctx context.Context, flight int, _ []int) error {
+				w.hold = func(ctx context.Context, flight int) error {
 					if flight < lanes {
 						return pause(ctx, 5*time.Millisecond)
 					}
@@ -313,9 +313,12 @@ func TestErrorReachesAllOfAFlightAndNobodyElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newTower(time.Millisecond)
 		broken := errors.New("broken")
-		w.hold = func(ctx context.Context, _ int, qs []int) error {
+		w.hold = func(ctx context.Context, flight int) error {
 			_ = pause(ctx, time.Millisecond)
-			if qs[0] == 10 { // not by number: several take off at the same moment
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			// The next two take off at the same moment.
+			if w.flights[flight][0] == 10 {
 				return broken
 			}
 			return nil
@@ -339,9 +342,9 @@ func TestPanicReachesTheMembersAndTheLineGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newTower(time.Millisecond)
 		broken := errors.New("broken")
-		w.hold = func(ctx context.Context, _ int, qs []int) error {
+		w.hold = func(ctx context.Context, flight int) error {
 			_ = pause(ctx, time.Millisecond)
-			if qs[0] == 0 || qs[0] == lanes {
+			if flight == 0 || flight == lanes {
 				panic(broken)
 			}
 			return nil
@@ -379,7 +382,7 @@ func TestPanicReachesTheMembersAndTheLineGoesOn(t *testing.T) {
 func TestHungFlightsHoldUpNobodyForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newTower(0)
-		w.hold = func(ctx context.Context, flight int, _ []int) error {
+		w.hold = func(ctx context.Context, flight int) error {
 			if flight < lanes {
 				return pause(ctx, time.Minute)
 			}
@@ -409,7 +412,7 @@ func TestHungFlightsHoldUpNobodyForLong(t *testing.T) {
 func TestFlightsToAHungServerAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newTower(0)
-		w.hold = func(ctx context.Context, _ int, _ []int) error {
+		w.hold = func(ctx context.Context, _ int) error {
 			<-ctx.Done()
 			return ctx.Err()
 		}
@@ -440,7 +443,7 @@ func TestWhoWaitsForHungFlightsIsSeenTo(t *testing.T) {
 		w := newTower(0)
 		begin := time.Now()
 		const back = time.Second
-		w.hold = func(ctx context.Context, flight int, _ []int) error {
+		w.hold = func(ctx context.Context, flight int) error {
 			switch {
 			case flight < lanes:
 				return pause(ctx, time.Minute)
@@ -507,9 +510,14 @@ func TestQueueIsBounded(t *testing.T) {
 		if n := crowded.Load(); n == 0 {
 			t.Errorf("nobody was turned away at a queue of %d", maxQueue)
 		}
-		// Those who left make room.
+		// Those who left make room, and nothing of them remains.
 		cancel()
 		wg.Wait()
+		w.line.mu.Lock()
+		if n, gone := len(w.line.queue), w.line.gone; n != 0 || gone != 0 {
+			t.Errorf("all have left, but the queue has %d, %d of them gone", n, gone)
+		}
+		w.line.mu.Unlock()
 		ctx, cancel = context.WithCancel(t.Context())
 		before := crowded.Load()
 		w.line.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	_ "embed"
 	"errors"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -190,6 +191,25 @@ func (s *leasedSlots) runLocked() {
 	}
 }
 
+// flush waits until the server has heard of what is freed now, or it has ended by
+// itself.
+func (s *leasedSlots) flush(ctx context.Context) error {
+	s.mu.Lock()
+	for left := slices.Collect(maps.Keys(s.freed)); ; s.mu.Lock() {
+		left = slices.DeleteFunc(left, func(key string) bool { _, ok := s.freed[key]; return !ok })
+		changed := s.free
+		s.mu.Unlock()
+		if len(left) == 0 {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // changed returns what is closed when slots of this process have been given back.
 func (s *leasedSlots) changed() <-chan struct{} {
 	s.mu.Lock()
@@ -223,12 +243,17 @@ func (s *leasedSlots) run() {
 		s.mu.Lock()
 		now := time.Now()
 		var back []limiter.Charge
+		ended := false
 		for key, f := range s.freed {
 			if now.Sub(f.since) > s.lease {
 				delete(s.freed, key) // it has ended by itself
+				ended = true
 				continue
 			}
 			back = append(back, f.charge)
+		}
+		if ended {
+			s.tellFreeLocked()
 		}
 		var keep []limiter.Charge
 		if now.Sub(s.kept) >= every {
@@ -270,9 +295,14 @@ func (s *leasedSlots) giveBackNow(back []limiter.Charge) bool {
 		for i := range done {
 			delete(s.freed, done[i].Key)
 		}
-		close(s.free)
-		s.free = make(chan struct{})
+		s.tellFreeLocked()
 	})
+}
+
+// tellFreeLocked wakes those who wait for slots, and for the server to know.
+func (s *leasedSlots) tellFreeLocked() {
+	close(s.free)
+	s.free = make(chan struct{})
 }
 
 // tellLapse tells the Observer how many leases had ended before they were renewed.

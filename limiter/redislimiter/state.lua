@@ -53,7 +53,7 @@ local function save_bucket(key, s)
     v = format('%016.0f%s', s.at, s.reach)
   end
   if client then v = format('%s@%.0f', v, now) end
-  call('SET', key, v, 'PX', max(1, ceil((s.at - now + s.given) / 1000)))
+  call('SET', key, v, 'PX', max(1, ceil((s.at - now + s.given) / 1000)) + spare)
 end
 
 -- What only windows and logs need is made when it is needed: making a function
@@ -91,7 +91,7 @@ local function make_windows()
     else
       v = format('%.0f %.0f %.0f', s.stop, s.units, s.birth)
     end
-    call('SET', key, v, 'PX', max(1, ceil(left / 1000)))
+    call('SET', key, v, 'PX', max(1, ceil(left / 1000)) + spare)
   end
 
   return load, save

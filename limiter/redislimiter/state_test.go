@@ -406,6 +406,77 @@ func TestClockSetBackALittle(t *testing.T) {
 	}
 }
 
+// promptly calls f, again if it took so long that the server may have forgotten
+// what a call by the client's clock is late for: that is a second.
+func promptly(t *testing.T, f func() error) {
+	t.Helper()
+	for try := 1; ; try++ {
+		begin := time.Now()
+		err := f()
+		if err != nil && time.Since(begin) > 800*time.Millisecond && try < 20 {
+			continue
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		return
+	}
+}
+
+// A call that was held up on its way finds what was taken before it came, if the
+// time is the client's: the server's clock has gone on meanwhile, and by it the
+// quota is whole.
+func TestLateCallByClientClock(t *testing.T) {
+	s := redistest.Start(t)
+	const window, late = 50 * time.Millisecond, 150 * time.Millisecond
+	for _, a := range algorithms {
+		promptly(t, func() error {
+			b := newBench(t, s, redislimiter.Options{ClientClock: true})
+			now := time.Now().Truncate(time.Hour)
+			b.SetNow(func() time.Time { return now })
+			take(t, b, charge(with(a, 10, window), "k", 10))
+			time.Sleep(late)
+			now = now.Add(window / 10)
+			if r := take(t, b, charge(with(a, 10, window), "k", 2)); r.Allowed {
+				return fmt.Errorf("%v: a call that came %v late: %+v", a, late, r)
+			}
+			return nil
+		})
+	}
+}
+
+// Nor does a call that was overtaken give anything back to those who overtook it,
+// by however many windows.
+func TestOvertakenCallByClientClock(t *testing.T) {
+	s := redistest.Start(t)
+	const window = 50 * time.Millisecond
+	for _, a := range algorithms {
+		for _, back := range []time.Duration{window / 5, 4 * window} {
+			promptly(t, func() error {
+				b := newBench(t, s, redislimiter.Options{ClientClock: true})
+				now := time.Now().Truncate(time.Hour)
+				b.SetNow(func() time.Time { return now })
+				c := charge(with(a, 10, window), "k", 10)
+				take(t, b, c)
+				now = now.Add(10 * window)
+				if r := take(t, b, c); !r.Allowed {
+					return fmt.Errorf("%v: Take = %+v", a, r)
+				}
+				c.Cost = 1
+				now = now.Add(-back)
+				if r := take(t, b, c); r.Allowed {
+					return fmt.Errorf("%v: a call that was overtaken by %v: %+v", a, back, r)
+				}
+				now = now.Add(back)
+				if r := take(t, b, c); r.Allowed || r.RetryAfter < window/10 {
+					return fmt.Errorf("%v: after a call that was overtaken by %v: %+v", a, back, r)
+				}
+				return nil
+			})
+		}
+	}
+}
+
 // Two configurations of the same quota at once, as while a new one is deployed:
 // each is kept, and the larger is the bound of both together.
 func TestTwoConfigurations(t *testing.T) {
