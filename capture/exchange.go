@@ -3,6 +3,7 @@ package capture
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -89,6 +90,15 @@ func (x *Exchange) Clone() *Exchange {
 		m.Body.data = m.Body.data.clone()
 	}
 	return &c
+}
+
+// disown copies the strings that are parts of the request line over HTTP/1. They
+// would keep all of it in memory, which is more than size counts where they are
+// masked or cut.
+func (x *Exchange) disown() {
+	for _, s := range []*string{&x.Proto, &x.Method, &x.Host, &x.Path, &x.Query} {
+		*s = strings.Clone(*s)
+	}
 }
 
 // size estimates the memory of x, for bounding a queue: captured bytes, strings

@@ -96,6 +96,9 @@ func (m *middleware) start(r *http.Request, w http.ResponseWriter) *recording {
 		x.Path = m.redact.text(r.URL.Opaque)
 	}
 	x.Query = m.redact.query(r.URL.RawQuery)
+	if len(r.RequestURI) > len(x.Path)+len(x.Query)+1<<10 {
+		x.disown()
+	}
 	x.Request.Header = m.redact.appendHeader(x.record.fields[:0], r.Header, "")
 	x.Request.Body.Declared = r.ContentLength
 	if r.ContentLength == 0 && r.Header.Get("Content-Length") == "" {
