@@ -130,7 +130,7 @@ func FuzzRedactQuery(f *testing.F) {
 	rd := mustRedactor(f, Options{})
 	f.Fuzz(func(t *testing.T, q string) {
 		got := rd.query(q)
-		if again := rd.query(got); again != got && len(q) < longestText {
+		if again := rd.query(got); again != got && max(len(q), len(got)) <= longestText {
 			t.Errorf("query(%q) = %q, and that %q", q, got, again)
 		}
 		// What net/url would find under a secret name is not to be found.
