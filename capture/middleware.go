@@ -133,6 +133,7 @@ func (m *middleware) start(r *http.Request, w http.ResponseWriter) *recording {
 func (rec *recording) serve(next http.Handler) {
 	defer rec.end()
 	next.ServeHTTP(rec.writer.Wrap(rec.inner, rec), rec.r2)
+	rec.settle() // calls hooks, whose panics are recorded like the handler's
 	rec.returned = true
 }
 
