@@ -219,22 +219,40 @@ func (rd *redactor) text(v string) string {
 	if len(v) > longestText {
 		return rd.text(v[:longestText/2]) + mask
 	}
-	if i := strings.Index(v, "://"); i >= 0 {
-		start := i + len("://")
-		end := len(v)
-		if j := strings.IndexAny(v[start:], "/?#"); j >= 0 {
-			end = start + j
-		}
-		if j := strings.LastIndexByte(v[start:end], '@'); j >= 0 {
-			v = v[:start] + mask + v[start+j:]
-		}
-	}
+	v = withoutPasswords(v)
 	if i := strings.IndexAny(v, "?#"); i >= 0 {
 		if q := rd.query(v[i+1:]); q != v[i+1:] {
 			return v[:i+1] + q
 		}
 	}
 	return v
+}
+
+// withoutPasswords masks what stands before the hosts of the URLs in v.
+func withoutPasswords(v string) string {
+	var b strings.Builder
+	done := 0 // v[:done] is in b
+	for start := 0; ; {
+		i := strings.Index(v[start:], "://")
+		if i < 0 {
+			break
+		}
+		start += i + len("://")
+		end := len(v)
+		if j := strings.IndexAny(v[start:], "/?#"); j >= 0 {
+			end = start + j
+		}
+		if j := strings.LastIndexByte(v[start:end], '@'); j >= 0 {
+			b.WriteString(v[done:start])
+			b.WriteString(mask)
+			done = start + j
+		}
+	}
+	if done == 0 {
+		return v
+	}
+	b.WriteString(v[done:])
+	return b.String()
 }
 
 // path masks the parameters of path segments, such as ;jsessionid=.

@@ -182,11 +182,11 @@ func TestRedactJSON(t *testing.T) {
 
 func TestRedactPathFaults(t *testing.T) {
 	bad := []string{"", "user", "$.", "$..", "$x", "$.a-b", "$[", "$[]", "$[1", "$[-1]", "$[a]", "$['a", "$['a'", "$['']", "$.a.", "$.0a", "$.a*", "$[?@.x]", "$[1:2]", "$[0,1]", "$...a"}
-	err := (&Options{RedactPaths: append([]string{"$.fine"}, bad...), Redact: []string{"ok", "--"}, Decoders: map[string]Decoder{"br": nil}}).Validate()
+	err := (&Options{RedactPaths: append([]string{"$.fine"}, bad...), Redact: []string{"ok", "--"}, Decoders: map[string]Decoder{"br": nil, "zstd": nil}}).Validate()
 	if err == nil {
 		t.Fatal("no error")
 	}
-	if got, want := len(strings.Split(err.Error(), "\n")), len(bad)+2; got != want {
+	if got, want := len(strings.Split(err.Error(), "\n")), len(bad)+3; got != want {
 		t.Errorf("%d faults, want %d:\n%v", got, want, err)
 	}
 	for _, expr := range bad {

@@ -58,6 +58,7 @@ func TestRedactText(t *testing.T) {
 		{"https://a/?x=1", "https://a/?x=1"},
 		{"https://a/?x=1&token=s", "https://a/?x=1&token=REDACTED"},
 		{"https://u:s@a/?x=1", "https://REDACTED@a/?x=1"},
+		{"<https://a/>, <ws://u:s@b>; rel=x, <https://u:s@c/>", "<https://a/>, <ws://REDACTED@b>; rel=x, <https://REDACTED@c/>"},
 		{"https://a/#access_token=s&x=1", "https://a/#access_token=REDACTED&x=1"},
 		{"https://a/?x=1#access_token=s", "https://a/?x=REDACTED"},
 	} {
@@ -107,6 +108,7 @@ func TestRedactIsBounded(t *testing.T) {
 		"segments":    strings.Repeat("/;a=", 256<<10),
 		"parameters":  strings.Repeat("&a=%3D", 170<<10),
 		"long name":   strings.Repeat("a", 1<<20) + "=",
+		"passwords":   strings.Repeat("://a@", 200<<10),
 	} {
 		start := time.Now()
 		rd.query(s)
