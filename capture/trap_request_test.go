@@ -212,6 +212,59 @@ func TestTrapCapture19_CloseNoBodyAndLengthSurvive(t *testing.T) {
 	}
 }
 
+// net/http gives every HTTP/2 request a Body, also those that have none.
+func TestRequestBodiesAreRecordedAlikeOverHTTP2(t *testing.T) {
+	record := func(h2 bool, method, declared string, body io.Reader, reads bool) string {
+		s := newShelf()
+		srv := httptest.NewUnstartedServer(capture.Middleware(s, nil)(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if reads {
+				io.Copy(io.Discard, r.Body)
+			}
+			panic(http.ErrAbortHandler)
+		})))
+		srv.Config.ErrorLog = discardLog()
+		srv.EnableHTTP2 = h2
+		srv.StartTLS()
+		defer srv.Close()
+		r := must(http.NewRequest(method, srv.URL, body))
+		r.Header.Set("Content-Type", "application/json")
+		if declared == "no" && body != nil {
+			r.ContentLength = -1
+		}
+		if resp, err := srv.Client().Do(r); err == nil {
+			resp.Body.Close()
+		}
+		x := s.next(t)
+		if want := "HTTP/1.1"; (x.Proto == want) == h2 {
+			t.Fatalf("HTTP/2 %v: the request came as %s", h2, x.Proto)
+		}
+		b := x.Request.Body
+		return fmt.Sprintf("size %d of %d, complete %v, captured %q, skipped %q, ended in %s", b.Size, b.Declared, b.Complete, captured(b), b.Skipped, x.Phase)
+	}
+	for _, c := range []struct {
+		method, declared, body string
+		reads                  bool
+		want                   string
+	}{
+		{"GET", "no", "", false, `size 0 of -1, complete true, captured "", skipped "no_body", ended in waiting`},
+		{"GET", "no", "", true, `size 0 of -1, complete true, captured "", skipped "no_body", ended in waiting`},
+		{"POST", "yes", "", false, `size 0 of 0, complete true, captured "", skipped "no_body", ended in waiting`},
+		{"POST", "yes", "{}", false, `size 0 of 2, complete false, captured "", skipped "", ended in request`},
+		{"POST", "yes", "{}", true, `size 2 of 2, complete true, captured "{}", skipped "", ended in waiting`},
+		{"POST", "no", "{}", true, `size 2 of -1, complete true, captured "{}", skipped "", ended in waiting`},
+	} {
+		for _, h2 := range []bool{false, true} {
+			var body io.Reader
+			if c.body != "" {
+				body = strings.NewReader(c.body)
+			}
+			if got := record(h2, c.method, c.declared, body, c.reads); got != c.want {
+				t.Errorf("HTTP/2 %v, %+v:\ngot  %s\nwant %s", h2, c, got, c.want)
+			}
+		}
+	}
+}
+
 func TestTrapCapture20_MaxBytesReaderSpeaksForItself(t *testing.T) {
 	check := func(where string) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
