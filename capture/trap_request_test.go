@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -361,6 +362,7 @@ func TestTrapCapture21_ReadAtTheSameTimeAndAfterwards(t *testing.T) {
 					case <-stop:
 						return
 					default:
+						runtime.Gosched()
 					}
 				}
 			})
