@@ -155,7 +155,7 @@ func (rd *redactor) keepOfParam(param string) int {
 		if i := strings.IndexByte(param[at:end], '='); i >= 0 {
 			value := at + i + 1
 			name, err := url.QueryUnescape(param[at : value-1])
-			if err != nil || rd.hidesValueOf(name) || rd.hides(param[value:end]) {
+			if err != nil || rd.hidesValueOf(name) || rd.hidesWithin(name) || rd.hides(param[value:end]) {
 				return value
 			}
 		} else if rd.allow != nil && at < end {
@@ -164,6 +164,20 @@ func (rd *redactor) keepOfParam(param string) int {
 		at = end + 1
 	}
 	return len(param)
+}
+
+// hidesWithin reports whether one of the names in a name such as user[pin][0] is
+// secret.
+func (rd *redactor) hidesWithin(name string) bool {
+	_, inner, _ := strings.Cut(name, "[")
+	for inner != "" {
+		var part string
+		part, inner, _ = strings.Cut(inner, "[")
+		if isSecretIn(rd.names, part, inHead) {
+			return true
+		}
+	}
+	return false
 }
 
 // hides reports whether a value contains something like secret=x or "secret":x,

@@ -32,6 +32,7 @@ func TestRedactQuery(t *testing.T) {
 		{"token=a=b;c=d&e=f", "token=REDACTED&e=f"},
 		{"a=1;token=x&b=2", "a=1;token=REDACTED&b=2"},
 		{"user[password]=x", "user[password]=REDACTED"},
+		{"a[pin]=x&b%5Bkey%5D%5B0%5D=x&c[pinned][]=x", "a[pin]=REDACTED&b%5Bkey%5D%5B0%5D=REDACTED&c[pinned][]=x"},
 		{"tok+en=x", "tok+en=REDACTED"},
 		{"next=/cb?code=x&a=1", "next=REDACTED&a=1"},
 		{"next=%2Fcb%3Fcode%3Dx", "next=REDACTED"},
