@@ -104,7 +104,7 @@ func (m *middleware) start(r *http.Request, w http.ResponseWriter) *recording {
 	if r.ContentLength == 0 && r.Header.Get("Content-Length") == "" {
 		x.Request.Body.Declared = -1 // net/http says 0 for both
 	}
-	x.Request.Body.Type = r.Header.Get("Content-Type")
+	x.Request.Body.Type = m.redact.text(r.Header.Get("Content-Type"))
 	x.Response.Body.Declared = -1
 
 	x.record.request.codings = codings(r.Header)

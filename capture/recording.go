@@ -120,7 +120,7 @@ func (rec *recording) Header(status int, h http.Header) {
 	// Now, because trailers and handlers write to this map later.
 	x.Response.Header = rec.m.redact.appendHeader(rec.roomLocked(), h, http.TrailerPrefix)
 	x.Response.Body.Declared = declaredLength(h)
-	x.Response.Body.Type = h.Get("Content-Type")
+	x.Response.Body.Type = rec.m.redact.text(h.Get("Content-Type"))
 	x.record.response.codings = codings(h)
 	rec.response.start(rec.m.ResponseCap, skip)
 	if rec.sniffing = sniff && rec.response.skip == ""; rec.sniffing {
