@@ -85,7 +85,7 @@ func (t *tap) count(p []byte, n int64) {
 	fits := p[:min(len(p), t.room())]
 	switch took := t.data.write(fits); {
 	case took < len(fits):
-		t.skip, t.truncated = SkipBudget, true
+		t.skip, t.truncated = SkipBudget, t.data.len() > 0
 	case int64(took) < n:
 		t.skip, t.truncated = SkipCap, true
 	}

@@ -28,7 +28,7 @@ func TestBudgetIsNeverExceeded(t *testing.T) {
 		switch {
 		case b.Skipped == "" && !b.Truncated && b.Len() == len(text):
 			full.Add(1)
-		case b.Skipped == capture.SkipBudget && b.Truncated && b.Len() < len(text):
+		case b.Skipped == capture.SkipBudget && b.Truncated == (b.Len() > 0) && b.Len() < len(text):
 			cut.Add(1)
 		default:
 			t.Errorf("%+v, captured %d", b, b.Len())
@@ -65,6 +65,27 @@ func TestBudgetIsNeverExceeded(t *testing.T) {
 	}
 	if cut.Load() == 0 || full.Load()+cut.Load() != 400 {
 		t.Errorf("%d whole and %d cut bodies", full.Load(), cut.Load())
+	}
+}
+
+// A body of which nothing was captured is skipped, not truncated, whatever took
+// the room.
+func TestNothingIsNoBeginning(t *testing.T) {
+	o := new(notebook)
+	x, _ := record(t, &capture.Options{Budget: capture.NewBudget(0), Observer: o}, post("text/plain", "in"), func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(w, r.Body)
+	})
+	for _, b := range []capture.Body{x.Request.Body, x.Response.Body} {
+		if b.Size != 2 || b.Len() != 0 || b.Truncated || b.Skipped != capture.SkipBudget {
+			t.Errorf("without a budget: %+v", b)
+		}
+	}
+	if o.count("skipped request budget") != 1 || o.count("skipped response budget") != 1 || o.count("truncated") != 0 {
+		t.Errorf("observed %v", o.counts)
+	}
+	x, _ = record(t, &capture.Options{ResponseCap: 10}, get("/"), coded("gzip", "text/plain", gz("some text")))
+	if b := x.Response.Body; b.Len() != 0 || b.Truncated || b.Skipped != capture.SkipEncoded {
+		t.Errorf("of what was captured nothing can be decoded: %+v", b)
 	}
 }
 

@@ -193,7 +193,7 @@ func TestCanaryCutAnywhere(t *testing.T) {
 	for contentType, body := range map[string]string{
 		"application/json":                  `{"a":1,"password":"c4n4ry","b":["x",{"token":{"c4n4ry":"c4n4ry"}}],"c":"?sig=c4n4ry"}`,
 		"application/x-www-form-urlencoded": "a=1&password=c4n4ry&b=2&next=%2F%3Ftoken%3Dc4n4ry&%74oken=c4n4ry",
-		"text/plain":                        "a\npassword: c4n4ry\ntoken='c4n4ry \\' c4n4ry' b\nsecret=\n  c4n4ry\n<a:token x='1'>c4n4ry</b>c4n4ry</a:token>",
+		"text/plain":                        "a\npassword: c4n4ry\ntoken='c4n4ry \\' c4n4ry' b\nsecret=\n  c4n4ry\n<a:token x='1' pin='c4n4ry'>c4n4ry</b>c4n4ry</a:token>",
 		"text/plain; json":                  ` {"a":1,"password":"c4n4ry"}`,
 	} {
 		opts := &capture.Options{RequestBody: func(*http.Request, capture.SkipReason) capture.SkipReason { return "" }}

@@ -34,10 +34,21 @@ const sniffLen = 512
 
 // decideRequest says why the body of a request is not captured, by its header.
 func decideRequest(r *http.Request, decoders map[string]Decoder) SkipReason {
-	if r.Body == nil || r.Body == http.NoBody {
+	if r.Body == nil || r.Body == http.NoBody || endedWithHeader(r) {
 		return SkipNoBody
 	}
 	return decideType(r.Header.Get("Content-Type"), r.Header, decoders)
+}
+
+// endedWithHeader reports whether an HTTP/2 request has no body, though net/http
+// gives it a Body: a ContentLength that nobody declared is -1 then, unless the
+// stream ended with the header.
+func endedWithHeader(r *http.Request) bool {
+	if r.ProtoMajor != 2 || r.ContentLength != 0 {
+		return false
+	}
+	declared := r.Header.Get("Content-Length") // which may be no number
+	return declared == "" || declared == "0"
 }
 
 // decideResponse says why the body of a response is not captured, by its final

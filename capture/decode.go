@@ -6,6 +6,7 @@ import (
 	"compress/flate"
 	"compress/gzip"
 	"compress/zlib"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -37,13 +38,14 @@ type Decoder func(src io.Reader) io.ReadCloser
 // decodersOf returns the decoders of Options by coding, in lower case.
 func decodersOf(more map[string]Decoder) (map[string]Decoder, error) {
 	all := map[string]Decoder{"gzip": gunzip, "x-gzip": gunzip, "deflate": inflate}
+	var errs []error
 	for _, coding := range slices.Sorted(maps.Keys(more)) {
 		if more[coding] == nil {
-			return all, fmt.Errorf("capture: Decoders: that of %q is nil", coding)
+			errs = append(errs, fmt.Errorf("capture: Decoders: that of %q is nil", coding))
 		}
 		all[strings.ToLower(coding)] = more[coding]
 	}
-	return all, nil
+	return all, errors.Join(errs...)
 }
 
 // codings returns the Content-Encoding of h.

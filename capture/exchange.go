@@ -3,6 +3,7 @@ package capture
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -91,18 +92,30 @@ func (x *Exchange) Clone() *Exchange {
 	return &c
 }
 
+// disown copies the strings that are parts of the request line over HTTP/1. They
+// would keep all of it in memory, which is more than size counts where they are
+// masked or cut.
+func (x *Exchange) disown() {
+	for _, s := range []*string{&x.Proto, &x.Method, &x.Host, &x.Path, &x.Query} {
+		*s = strings.Clone(*s)
+	}
+}
+
 // size estimates the memory of x, for bounding a queue: captured bytes, strings
 // and a fixed part.
 func (x *Exchange) size() int64 {
-	const fixed = 2 << 10
-	n := fixed + len(x.Host) + len(x.Path) + len(x.Query) + len(x.RefusedBy)
+	const (
+		fixed    = 2 << 10
+		perField = 48 // two strings, and what an allocation is rounded up by
+	)
+	n := fixed + len(x.Method) + len(x.Host) + len(x.Path) + len(x.Query) + len(x.Route) + len(x.RefusedBy)
 	for _, fields := range [][]Field{
 		x.Attributes,
 		x.Request.Header, x.Request.Trailer,
 		x.Response.Header, x.Response.Trailer,
 	} {
 		for _, f := range fields {
-			n += len(f.Name) + len(f.Value)
+			n += perField + len(f.Name) + len(f.Value)
 		}
 	}
 	return int64(n + x.Request.Body.data.len() + x.Response.Body.data.len())

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -130,21 +131,26 @@ func TestFullDisk(t *testing.T) {
 	}
 	f := must(capture.OpenFile(device))
 	defer f.Close()
-	o := new(notebook)
-	var told error
-	q := capture.Async(capture.JSONL(f), &capture.AsyncOptions{Observer: o, OnError: func(err error) { told = err }})
-	h := exchanges(q, nil, 1000)
-	for range 50 {
-		h.ServeHTTP(new(sinkhole), get("/?x"))
-	}
-	if err := q.Close(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if n := o.count("dropped failed"); n != 50 || !errors.Is(told, syscall.ENOSPC) {
-		t.Errorf("%d of 50 records were told to be dropped, the last error is %v", n, told)
-	}
-	if s := q.Stats(); s.Offered != 50 || s.DroppedFailed != 50 {
-		t.Errorf("%+v", s)
+	for name, sink := range map[string]capture.Sink{
+		"JSONL": capture.JSONL(f),
+		"Slog":  capture.Slog(slog.New(slog.NewTextHandler(f, nil)).With("a", 1)),
+	} {
+		o := new(notebook)
+		var told error
+		q := capture.Async(sink, &capture.AsyncOptions{Observer: o, OnError: func(err error) { told = err }})
+		h := exchanges(q, nil, 1000)
+		for range 50 {
+			h.ServeHTTP(new(sinkhole), get("/?x"))
+		}
+		if err := q.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if n := o.count("dropped failed"); n != 50 || !errors.Is(told, syscall.ENOSPC) {
+			t.Errorf("%s: %d of 50 records were told to be dropped, the last error is %v", name, n, told)
+		}
+		if s := q.Stats(); s.Offered != 50 || s.DroppedFailed != 50 {
+			t.Errorf("%s: %+v", name, s)
+		}
 	}
 }
 

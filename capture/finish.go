@@ -70,7 +70,7 @@ func (b *bench) finish(m *middleware, body *Body, d *data, limit int, complete b
 	if n := len(b.list); n > 0 && !(isBinary(b.list[n-1]) && isPlain(text, cut)) {
 		text, changed = b.decode(m, body, limit), true
 		if len(text) == 0 {
-			done = true
+			done, body.Truncated = true, false
 			d.free()
 			return
 		}
@@ -97,7 +97,7 @@ func (b *bench) decode(m *middleware, body *Body, limit int) []byte {
 	switch {
 	case more:
 		body.Truncated, body.Skipped = true, SkipCap
-	case err != nil && !body.Truncated:
+	case err != nil && (!body.Truncated || len(text) == 0):
 		body.Truncated, body.Skipped = len(text) > 0, SkipEncoded
 	}
 	return text

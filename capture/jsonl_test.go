@@ -149,7 +149,7 @@ func FuzzJSONL(f *testing.F) {
 		r.Method, r.URL.Path, r.URL.RawQuery = method, path, query
 		r.Header[name] = []string{value, value}
 		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), -1
-		r.Header["Content-Type"] = []string{"text/plain"}
+		r.Header["Content-Type"], r.Header["Content-Encoding"] = []string{"text/plain"}, nil
 		opts := &capture.Options{RequestCap: max(1, limit), DangerouslyKeepSecrets: true}
 		capture.Middleware(capture.JSONL(&out), opts)(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			capture.From(r.Context()).Set(name, value)

@@ -96,12 +96,15 @@ func (m *middleware) start(r *http.Request, w http.ResponseWriter) *recording {
 		x.Path = m.redact.text(r.URL.Opaque)
 	}
 	x.Query = m.redact.query(r.URL.RawQuery)
+	if len(r.RequestURI) > len(x.Path)+len(x.Query)+1<<10 {
+		x.disown()
+	}
 	x.Request.Header = m.redact.appendHeader(x.record.fields[:0], r.Header, "")
 	x.Request.Body.Declared = r.ContentLength
 	if r.ContentLength == 0 && r.Header.Get("Content-Length") == "" {
 		x.Request.Body.Declared = -1 // net/http says 0 for both
 	}
-	x.Request.Body.Type = r.Header.Get("Content-Type")
+	x.Request.Body.Type = m.redact.text(r.Header.Get("Content-Type"))
 	x.Response.Body.Declared = -1
 
 	x.record.request.codings = codings(r.Header)
@@ -130,6 +133,7 @@ func (m *middleware) start(r *http.Request, w http.ResponseWriter) *recording {
 func (rec *recording) serve(next http.Handler) {
 	defer rec.end()
 	next.ServeHTTP(rec.writer.Wrap(rec.inner, rec), rec.r2)
+	rec.settle() // calls hooks, whose panics are recorded like the handler's
 	rec.returned = true
 }
 

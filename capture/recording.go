@@ -30,6 +30,7 @@ type recording struct {
 	r        *http.Request // the server's, which is not ours to change
 	r2       *http.Request // the handler's
 	returned bool
+	implicit bool // and sent no header
 
 	mu                sync.Mutex // guards what follows; never held while calling anything of others
 	x                 *Exchange  // nil once closed
@@ -119,7 +120,7 @@ func (rec *recording) Header(status int, h http.Header) {
 	// Now, because trailers and handlers write to this map later.
 	x.Response.Header = rec.m.redact.appendHeader(rec.roomLocked(), h, http.TrailerPrefix)
 	x.Response.Body.Declared = declaredLength(h)
-	x.Response.Body.Type = h.Get("Content-Type")
+	x.Response.Body.Type = rec.m.redact.text(h.Get("Content-Type"))
 	x.record.response.codings = codings(h)
 	rec.response.start(rec.m.ResponseCap, skip)
 	if rec.sniffing = sniff && rec.response.skip == ""; rec.sniffing {
@@ -259,14 +260,22 @@ func (rec *recording) end() {
 	rec.finish(cause)
 }
 
-// close ends the recording and returns its record.
-func (rec *recording) close(cause any) *Exchange {
-	hijacked := rec.writer.Hijacked()
-	implicit := rec.writer.Status() == 0
+// settle decides the implicit header of a handler that returned without one.
+func (rec *recording) settle() {
+	rec.implicit = rec.writer.Status() == 0
 	rec.mu.Lock()
 	rec.failedLocked(rec.phaseLocked())
 	rec.mu.Unlock()
-	rec.writer.Finish(rec.returned)
+	rec.writer.Finish(true)
+}
+
+// close ends the recording and returns its record.
+func (rec *recording) close(cause any) *Exchange {
+	hijacked := rec.writer.Hijacked()
+	rec.mu.Lock()
+	rec.failedLocked(rec.phaseLocked())
+	rec.mu.Unlock()
+	rec.writer.Finish(false) // if settle has not
 	if rec.r.Pattern != rec.r2.Pattern {
 		rec.r.Pattern = rec.r2.Pattern
 	}
@@ -301,7 +310,7 @@ func (rec *recording) close(cause any) *Exchange {
 	}
 	x.Empty = x.Status/100 == 2 && resp.Body.Size == 0 && resp.Body.Skipped == ""
 	how := ending{
-		returned: rec.returned, hijacked: hijacked, implicit: implicit,
+		returned: rec.returned, hijacked: hijacked, implicit: rec.implicit,
 		cause: cause, cancelled: cancelled(rec.Context),
 		left: rec.left, cut: rec.cut, readErr: rec.readErr, writeErr: rec.writeErr,
 		full: resp.Body.Size == resp.Body.Declared,

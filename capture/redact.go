@@ -155,7 +155,7 @@ func (rd *redactor) keepOfParam(param string) int {
 		if i := strings.IndexByte(param[at:end], '='); i >= 0 {
 			value := at + i + 1
 			name, err := url.QueryUnescape(param[at : value-1])
-			if err != nil || rd.hidesValueOf(name) || rd.hides(param[value:end]) {
+			if err != nil || rd.hidesValueOf(name) || rd.hidesWithin(name) || rd.hides(param[value:end]) {
 				return value
 			}
 		} else if rd.allow != nil && at < end {
@@ -164,6 +164,20 @@ func (rd *redactor) keepOfParam(param string) int {
 		at = end + 1
 	}
 	return len(param)
+}
+
+// hidesWithin reports whether one of the names in a name such as user[pin][0] is
+// secret.
+func (rd *redactor) hidesWithin(name string) bool {
+	_, inner, _ := strings.Cut(name, "[")
+	for inner != "" {
+		var part string
+		part, inner, _ = strings.Cut(inner, "[")
+		if isSecretIn(rd.names, part, inHead) {
+			return true
+		}
+	}
+	return false
 }
 
 // hides reports whether a value contains something like secret=x or "secret":x,
@@ -219,22 +233,40 @@ func (rd *redactor) text(v string) string {
 	if len(v) > longestText {
 		return rd.text(v[:longestText/2]) + mask
 	}
-	if i := strings.Index(v, "://"); i >= 0 {
-		start := i + len("://")
-		end := len(v)
-		if j := strings.IndexAny(v[start:], "/?#"); j >= 0 {
-			end = start + j
-		}
-		if j := strings.LastIndexByte(v[start:end], '@'); j >= 0 {
-			v = v[:start] + mask + v[start+j:]
-		}
-	}
+	v = withoutPasswords(v)
 	if i := strings.IndexAny(v, "?#"); i >= 0 {
 		if q := rd.query(v[i+1:]); q != v[i+1:] {
 			return v[:i+1] + q
 		}
 	}
 	return v
+}
+
+// withoutPasswords masks what stands before the hosts of the URLs in v.
+func withoutPasswords(v string) string {
+	var b strings.Builder
+	done := 0 // v[:done] is in b
+	for start := 0; ; {
+		i := strings.Index(v[start:], "://")
+		if i < 0 {
+			break
+		}
+		start += i + len("://")
+		end := len(v)
+		if j := strings.IndexAny(v[start:], "/?#"); j >= 0 {
+			end = start + j
+		}
+		if j := strings.LastIndexByte(v[start:end], '@'); j >= 0 {
+			b.WriteString(v[done:start])
+			b.WriteString(mask)
+			done = start + j
+		}
+	}
+	if done == 0 {
+		return v
+	}
+	b.WriteString(v[done:])
+	return b.String()
 }
 
 // path masks the parameters of path segments, such as ;jsessionid=.

@@ -31,21 +31,24 @@ func (rd *redactor) endsInSecret(text []byte) bool {
 // secret name and = or : what is in quotes, or else the rest of the line; and
 // the content of XML elements with such a name.
 func (rd *redactor) scanText(spans []span, p []byte) []span {
+	var content span // of the element at hand
 	for i := 0; i < len(p); i++ {
 		var value span
-		switch p[i] {
-		case '=', ':':
+		switch {
+		case content.to > i && content.from <= i:
+			value = span{i, content.to}
+		case p[i] == '=' || p[i] == ':':
 			if !rd.endsInSecret(p[:i]) {
 				continue
 			}
 			value = valueAfter(p, i+1)
-		case '<':
+		case p[i] == '<' && content.to <= i:
 			name := elementName(p[i+1:])
 			local := name[bytes.LastIndexByte(name, ':')+1:]
-			if !isSecretIn(rd.names, local, inBody) {
-				continue
+			if isSecretIn(rd.names, local, inBody) {
+				content = contentOf(p, i+1+len(name), name)
 			}
-			value = contentOf(p, i+1+len(name), name)
+			continue
 		default:
 			continue
 		}
@@ -95,7 +98,8 @@ func elementName(p []byte) []byte {
 }
 
 // contentOf returns where the content stands of the element whose name ends at
-// i. Its attributes are searched like other text.
+// i, with the elements of that name within it. Its attributes are searched like
+// other text.
 func contentOf(p []byte, i int, name []byte) span {
 	n := bytes.IndexByte(p[i:], '>')
 	if n < 0 {
@@ -105,16 +109,30 @@ func contentOf(p []byte, i int, name []byte) span {
 		return span{i, i}
 	}
 	from := i + n + 1
-	for to := from; ; {
-		n := bytes.Index(p[to:], []byte("</"))
+	for to, open := from, 1; ; to++ {
+		n := bytes.IndexByte(p[to:], '<')
 		if n < 0 {
 			return span{from, len(p)}
 		}
 		to += n
-		if bytes.HasPrefix(p[to+2:], name) {
-			return span{from, to}
+		tag := p[to+1:]
+		switch {
+		case bytes.HasPrefix(tag, []byte("/")):
+			if bytes.Equal(elementName(tag[1:]), name) {
+				if open--; open == 0 {
+					return span{from, to}
+				}
+			}
+		case bytes.Equal(elementName(tag), name):
+			end := bytes.IndexByte(tag, '>')
+			if end < 0 {
+				return span{from, len(p)}
+			}
+			if tag[end-1] != '/' {
+				open++
+			}
+			to += end
 		}
-		to += 2
 	}
 }
 

@@ -1,6 +1,7 @@
 package capture_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
@@ -67,23 +68,25 @@ func TestRingKeepsTheLast(t *testing.T) {
 	}
 }
 
+// liveHeap returns how many bytes are reachable.
+func liveHeap() int64 {
+	var m runtime.MemStats
+	for range 3 { // what other tests left in pools goes by the second
+		runtime.GC()
+	}
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
 func TestRingIsBoundedInBytes(t *testing.T) {
 	const bound = 4 << 20
 	r := capture.NewRing(&capture.RingOptions{Bytes: bound, Records: 1 << 20})
 	h := exchanges(r, nil, 10_000)
-	heap := func() int64 {
-		var m runtime.MemStats
-		for range 3 { // what other tests left in pools goes by the second
-			runtime.GC()
-		}
-		runtime.ReadMemStats(&m)
-		return int64(m.HeapAlloc)
-	}
-	before := heap()
+	before := liveHeap()
 	for range 5000 { // 50 MB of bodies
 		h.ServeHTTP(new(sinkhole), get("/?x"))
 	}
-	if grown := heap() - before; grown > bound*5/4 || grown < bound/2 {
+	if grown := liveHeap() - before; grown > bound*5/4 || grown < bound/2 {
 		t.Errorf("the heap grew by %d bytes with a ring of %d", grown, bound)
 	}
 	runtime.KeepAlive(r)
@@ -149,4 +152,32 @@ func TestRingSubscription(t *testing.T) {
 			t.Errorf("the slow one saw %d and was told of %d that it missed, of 23", slow, missedSlow)
 		}
 	})
+}
+
+// Method, path and query of a record are parts of the request line, of which the
+// record shows less than there was.
+func TestRingIsBoundedWhateverTheRequestIs(t *testing.T) {
+	const records, bound = 50, 4 << 20
+	long := strings.Repeat("a", 512<<10)
+	for name, head := range map[string]string{
+		"path":   "GET /" + long + "?x=1 HTTP/1.1",
+		"query":  "GET /?" + long + " HTTP/1.1",
+		"secret": "GET /?a=1&token=" + long + " HTTP/1.1",
+		"header": "GET /?x HTTP/1.1\r\nCookie: " + long,
+		"method": long + " /?x HTTP/1.1",
+		"fields": "GET /?x HTTP/1.1" + strings.Repeat("\r\na:bc", 8<<10),
+	} {
+		r := capture.NewRing(&capture.RingOptions{Bytes: bound})
+		h := exchanges(r, nil, 10)
+		before := liveHeap()
+		for range records {
+			// As net/http makes a request of what arrives.
+			req := must(http.ReadRequest(bufio.NewReader(strings.NewReader(head + "\r\nHost: a\r\n\r\n"))))
+			h.ServeHTTP(new(sinkhole), req)
+		}
+		if grown := liveHeap() - before; grown > bound*5/4 || r.Last() != records {
+			t.Errorf("%s: the heap grew by %d bytes with %d records", name, grown, r.Last())
+		}
+		runtime.KeepAlive(r)
+	}
 }

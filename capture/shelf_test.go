@@ -31,7 +31,7 @@ func (s shelf) next(t testing.TB) *capture.Exchange {
 	select {
 	case x := <-s:
 		return x
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("no record")
 		return nil
 	}

@@ -4,14 +4,15 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"time"
 )
 
 // Slog returns a sink that logs each record to logger: at [slog.LevelError] if
 // the handler panicked or the status is 500 or more, at [slog.LevelWarn] if the
 // exchange did not end well otherwise, and at [slog.LevelInfo] else. Attributes
 // have the names and units of [JSONL], durations excepted, which are
-// [time.Duration]. It is as safe for concurrent use as logger's handler, and
-// logs nothing for a level that logger has switched off.
+// [time.Duration]. It is as safe for concurrent use as logger's handler, whose
+// error Record returns, and logs nothing for a level that logger has switched off.
 //
 // Slog panics if logger is nil.
 func Slog(logger *slog.Logger) Sink {
@@ -23,8 +24,10 @@ func Slog(logger *slog.Logger) Sink {
 		if !logger.Enabled(ctx, level) {
 			return nil
 		}
-		logger.LogAttrs(ctx, level, "http exchange", slogAttrs(x)...)
-		return nil
+		// Not by LogAttrs, which forgets the error.
+		r := slog.NewRecord(time.Now(), level, "http exchange", 0)
+		r.AddAttrs(slogAttrs(x)...)
+		return logger.Handler().Handle(ctx, r)
 	})
 }
 

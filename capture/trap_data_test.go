@@ -31,6 +31,7 @@ func TestTrapCapture29_SecretsAreMaskedBeforeQueueing(t *testing.T) {
 		r.Header.Add(name, "second "+canary)
 	}
 	r.Header.Set("Referer", "https://user:"+canary+"@example.com/?q=1&token="+canary)
+	r.Header.Set("Content-Type", "text/plain; from=https://a/?token="+canary)
 	r.Trailer = http.Header{"X-Token": {canary}}
 	queue := newShelf() // what a queue would hold
 	var out, logs bytes.Buffer

@@ -224,8 +224,12 @@ func FuzzDecoders(f *testing.F) {
 	opts := &capture.Options{Decoders: all, ResponseCap: 1 << 20, DangerouslyKeepSecrets: true}
 	f.Fuzz(func(t *testing.T, data []byte, which uint8, at int) {
 		c := compressors[int(which)%len(compressors)]
-		if x := record(opts, send(c.coding, "text/plain", string(data))); x.Response.Body.Skipped == capture.SkipRedaction {
+		b := record(opts, send(c.coding, "text/plain", string(data))).Response.Body
+		if b.Skipped == capture.SkipRedaction {
 			t.Fatalf("%s: the decoder panicked at %q", c.name, data)
+		}
+		if b.Len() > max(4<<10, 100*len(data)) || b.Size != int64(len(data)) {
+			t.Fatalf("%s of %d bytes: %d captured, %+v", c.name, len(data), b.Len(), b)
 		}
 		body := compress(t, c.new, string(data))
 		cut := body[:max(0, min(at, len(body)))]
