@@ -39,7 +39,8 @@ const schemes = "redis:// and rediss:// (a server), unix:// (a socket), " +
 // server whose certificate is checked. The user and password of a URL of
 // sentinels are those of the sentinels; the server's are parameters. More
 // parameters are those of go-redis, in lower case: dial_timeout, read_timeout,
-// write_timeout, pool_timeout, pool_size and so on. Retries are not allowed.
+// write_timeout, pool_timeout, pool_size and so on; skip_verify=true trusts any
+// certificate. Retries are not allowed.
 //
 // A new connection may take 1 s, and a call 500 ms to write and as long to read,
 // or less if its context says so; there are up to 32 connections to a server.
