@@ -65,7 +65,7 @@ type Options struct {
 	// Tolerance is how late an answer may come under RealTime. A second of the
 	// tables lasts 20 times as long. A check that fails after answers came
 	// later, or the clock was set, is repeated with twice the tolerance, up to
-	// 4 times, and then as often with the last. 0 means
+	// 4 times, and then 11 times more with the last. 0 means
 	// DefaultTolerance; without RealTime it does not matter.
 	Tolerance time.Duration
 
@@ -165,7 +165,7 @@ func (s *suite) run(t *testing.T, checks []check) {
 // attempts is how often a check is tried while answers come late, or somebody
 // sets the machine's clock, which the windows of a server follow: the first few
 // each at half the pace of the one before.
-const attempts, paces = 9, 5
+const attempts, paces = 16, 5
 
 func (s *suite) check(t *testing.T, c *check) {
 	switch {
