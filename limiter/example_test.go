@@ -14,14 +14,14 @@ import (
 	"github.com/goweir/weir/limiter"
 )
 
-// Every client may make two requests at once and one more a second; all of them
+// Every client may make two requests at once and one more a minute; all of them
 // together 1000 a second. A client that is refused has used up nothing of what
 // belongs to all.
 func ExampleMiddleware() {
 	limit := limiter.Middleware(limiter.NewMemory(nil), limiter.Rules{
 		{Policy: limiter.PerSecond("everyone", 1000), Key: limiter.KeyGlobal},
 		{
-			Policy: limiter.Policy{Name: "client", Limit: 1, Window: time.Second, Burst: 2},
+			Policy: limiter.Policy{Name: "client", Limit: 1, Window: time.Minute, Burst: 2},
 			Key:    limiter.KeyByClientIP,
 			Match:  func(r *http.Request) bool { return r.URL.Path != "/health" },
 		},
@@ -42,12 +42,13 @@ func ExampleMiddleware() {
 		r.Header.Set("X-Forwarded-For", "203.0.113.7")
 		w := httptest.NewRecorder()
 		handler.ServeHTTP(w, r)
-		fmt.Println(w.Code, w.Header().Get("Retry-After"), w.Header().Get("RateLimit-Policy"))
+		retry := w.Header().Get("Retry-After") != "" // here: 60 seconds
+		fmt.Println(w.Code, retry, w.Header().Get("RateLimit-Policy"))
 	}
 	// Output:
-	// 200  "everyone";q=1000;w=1, "client";q=1;w=1;weir-burst=2
-	// 200  "everyone";q=1000;w=1, "client";q=1;w=1;weir-burst=2
-	// 429 1 "everyone";q=1000;w=1, "client";q=1;w=1;weir-burst=2
+	// 200 false "everyone";q=1000;w=1, "client";q=1;w=60;weir-burst=2
+	// 200 false "everyone";q=1000;w=1, "client";q=1;w=60;weir-burst=2
+	// 429 true "everyone";q=1000;w=1, "client";q=1;w=60;weir-burst=2
 }
 
 // Only failed logins count: five an hour for each account and address.

@@ -127,7 +127,7 @@ func TestLeakyBucketShapes(t *testing.T) {
 			if err := limiter.Wait(ctx, m, of(p, 1)); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 0 {
 				t.Errorf("Wait = %v after %v, want that it fails at once", err, time.Since(start))
 			}
-			ctx, cancel = context.WithTimeout(t.Context(), 3*d)
+			ctx, cancel = context.WithTimeout(t.Context(), 3*d+1)
 			defer cancel()
 			if err := limiter.Wait(ctx, m, of(p, 1)); err != nil || time.Since(start) != 3*d {
 				t.Errorf("Wait = %v after %v, want success after %v", err, time.Since(start), 3*d)

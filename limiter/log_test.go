@@ -133,13 +133,14 @@ func TestLogsAreBounded(t *testing.T) {
 func TestLogsUnderContention(t *testing.T) {
 	m := NewMemory(&MemoryOptions{MaxBytes: 1 << 20, LogBytes: 64 << 10})
 	p := Policy{Name: "p", Algorithm: SlidingLog, Limit: 100, Window: 5 * time.Millisecond}
+	lasting := Policy{Name: "lasting", Algorithm: SlidingLog, Limit: 100, Window: time.Hour}
 	var wg sync.WaitGroup
 	for g := range 32 {
 		wg.Go(func() {
 			rnd := rand.New(rand.NewPCG(uint64(g), 22))
 			for range 500 {
 				c := Charge{Policy: p, Key: fmt.Sprint(rnd.IntN(2000)), Cost: 1}
-				d := Charge{Policy: p, Key: fmt.Sprint(rnd.IntN(2000)), Cost: 1}
+				d := Charge{Policy: lasting, Key: fmt.Sprint(rnd.IntN(2000)), Cost: 1}
 				rs, err := m.TakeAll(context.Background(), []Charge{c, d})
 				if err != nil {
 					t.Error(err)

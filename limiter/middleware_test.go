@@ -332,7 +332,9 @@ func TestHeaderOfUpgrade(t *testing.T) {
 	}
 }
 
-func TestOnLimit(t *testing.T) {
+func TestOnLimit(t *testing.T) { inTime(t, testOnLimit) }
+
+func testOnLimit(t *testing.T) {
 	m := limiter.NewMemory(nil)
 	var order []string
 	mw := limiter.Middleware(m, global("p", 1), &limiter.Options{

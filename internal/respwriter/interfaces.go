@@ -23,12 +23,13 @@ const (
 // flushErrorer is what http.ResponseController looks for before http.Flusher.
 type flushErrorer interface{ FlushError() error }
 
-// interfacesOf returns what w implements itself; it does not unwrap.
+// interfacesOf returns what w implements itself. It unwraps only for FlushError,
+// because a flush sends the header.
 func interfacesOf(w http.ResponseWriter) (has interfaces) {
 	if _, ok := w.(http.Flusher); ok {
 		has |= flusher
 	}
-	if _, ok := w.(flushErrorer); ok {
+	if _, ok := w.(flushErrorer); ok || has&flusher == 0 && flushesBelow(w) {
 		has |= errorFlusher
 	}
 	if _, ok := w.(http.Hijacker); ok {
@@ -48,4 +49,19 @@ func interfacesOf(w http.ResponseWriter) (has interfaces) {
 		has |= closeNotifier
 	}
 	return has
+}
+
+// flushesBelow reports whether an http.ResponseController for w, which has no
+// Flush of its own, finds one by Unwrap.
+func flushesBelow(w http.ResponseWriter) bool {
+	for {
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return false
+		}
+		switch w = u.Unwrap(); w.(type) {
+		case flushErrorer, http.Flusher:
+			return true
+		}
+	}
 }

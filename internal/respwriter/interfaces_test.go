@@ -108,6 +108,47 @@ func TestTrapCapture13_ExactInterfaces(t *testing.T) {
 	}
 }
 
+// bare is what many a middleware wraps a writer with.
+type bare struct{ http.ResponseWriter }
+
+func (b bare) Unwrap() http.ResponseWriter { return b.ResponseWriter }
+
+// A flush through a writer that can only be unwrapped sends the header, which the
+// hooks must not miss; and no hook hears of one that is not possible.
+func TestFlushThroughBareWriter(t *testing.T) {
+	for _, letters := range []string{"F", "E", "FEHRSPC", ""} {
+		for depth := 1; depth <= 2; depth++ {
+			log := new([]string)
+			set := 0
+			for i, letter := range "FEHRSPC" {
+				if strings.ContainsRune(letters, letter) {
+					set |= 1 << i
+				}
+			}
+			inner := only(set, newFake(log))
+			for range depth {
+				inner = bare{inner}
+			}
+			var outer, rw respwriter.Writer
+			w := rw.Wrap(outer.Wrap(inner, &spy{log: log}), respwriter.NoHooks{})
+			if _, ok := w.(http.Flusher); ok {
+				t.Errorf("%q: the wrapper claims to be an http.Flusher", letters)
+			}
+			err := http.NewResponseController(w).Flush()
+			want, status := []string{"Header 200", "Flushing", "inner.FlushError"}, 200
+			switch letters {
+			case "F":
+				want[2] = "inner.Flush"
+			case "":
+				want, status = nil, 0
+			}
+			if (err == nil) != (status == 200) || !slices.Equal(*log, want) || outer.Status() != status || rw.Status() != status {
+				t.Errorf("%q, %d deep: Flush = %v, calls %q, status %d and %d; want %q", letters, depth, err, *log, outer.Status(), rw.Status(), want)
+			}
+		}
+	}
+}
+
 // The writers that handlers really get.
 func TestRealWriters(t *testing.T) {
 	compare := func(t *testing.T, want string) http.HandlerFunc {

@@ -7,7 +7,9 @@
 //     has: Flusher, FlushError, Hijacker, ReaderFrom, StringWriter, Pusher and
 //     CloseNotifier. Everything else (read deadlines, full duplex) is reached by
 //     Unwrap, as [http.ResponseController] does. SetWriteDeadline is there in any
-//     case, and gives what an [http.ResponseController] for the inner writer does.
+//     case, and gives what an [http.ResponseController] for the inner writer does;
+//     and so is FlushError where that would find a Flush by Unwrap, because the
+//     hooks must not miss that the header is sent.
 //   - Informational responses (1xx but 101) pass and settle nothing.
 //   - Calls that are mistakes (a second WriteHeader, a code that panics, a
 //     write after Hijack or after the handler returned) reach the inner writer
@@ -298,7 +300,7 @@ func (w *writer) flush() {
 func (w *writer) flushError() error {
 	w.commit(http.StatusOK)
 	w.flushing()
-	return w.inner.(flushErrorer).FlushError()
+	return http.NewResponseController(w.inner).Flush()
 }
 
 func (w *writer) flushing() {

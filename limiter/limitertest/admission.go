@@ -2,7 +2,6 @@ package limitertest
 
 import (
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"time"
 
@@ -104,26 +103,10 @@ func bound(x *trial) {
 			early := time.Since(origin)
 			r := x.take(c)
 			if late := time.Since(origin); r.Allowed && !l.admit(early, late, r.Delay, c.Cost) {
-				if step := wallClockStep(origin); step > time.Millisecond {
-					x.t.Logf("seed %d: no verdict: the machine's clock was set by %v meanwhile, and windows follow it", seed, step)
-					break
-				}
 				x.fatalf("seed %d, step %d: too much of %+v was admitted with %+v", seed, i, p, r)
 			}
 		}
 	}
-}
-
-// wallClockStep returns by how much the wall clock was set, one way or the other,
-// against the monotonic one since origin. Being interrupted between reading the
-// one and the other looks the same, so the least of several looks counts.
-func wallClockStep(origin time.Time) time.Duration {
-	least := time.Duration(math.MaxInt64)
-	for range 10 {
-		now := time.Now()
-		least = min(least, (now.Round(0).Sub(origin.Round(0)) - now.Sub(origin)).Abs())
-	}
-	return least
 }
 
 // pace is a client below the rate, who is never refused.

@@ -195,7 +195,7 @@ var flaws = []flaw{
 			if err != nil || c.Cost > seen.Remaining || c.Cost <= 0 || c.MaxDelay > 0 {
 				return l.Take(ctx, c)
 			}
-			time.Sleep(time.Millisecond)
+			time.Sleep(20 * time.Millisecond) // all look before one takes, on a busy machine too
 			r, err := l.Take(ctx, c)
 			if err == nil && !r.Allowed {
 				r = limiter.Result{Allowed: true, Limit: r.Limit, ResetAfter: r.ResetAfter, Source: r.Source}
@@ -216,6 +216,18 @@ var flaws = []flaw{
 		c.MaxDelay = min(c.MaxDelay, 0)
 		return c
 	}), []string{"turns", "turns given up", "patience", "smooth", "wait in order", "wait, late"}},
+	{"lets wait without turns", charging(func(c limiter.Charge) limiter.Charge {
+		if c.MaxDelay == math.MaxInt64 {
+			c.MaxDelay = 0
+		}
+		return c
+	}), []string{"wait in order", "patience"}},
+	{"lets the last go first", answering(func(c limiter.Charge, r limiter.Result) limiter.Result {
+		if c.MaxDelay == math.MaxInt64 && r.Delay > 0 {
+			r.Delay = time.Hour - r.Delay
+		}
+		return r
+	}), []string{"wait in order", "patience"}},
 	{"lets wait for ever", charging(func(c limiter.Charge) limiter.Charge {
 		if c.MaxDelay > 0 {
 			c.MaxDelay = math.MaxInt64

@@ -65,7 +65,8 @@ var outcome = regexp.MustCompile(`(?m)^ +--- (PASS|FAIL): Test(?:Memory|RealTime
 
 // child runs a test in a process of its own, because it is to fail, and may hang
 // or crash. It runs the checks that are named, or all, and returns which ran and
-// whether they failed.
+// whether they failed. On a busy machine that takes minutes in real time, because
+// each failure is repeated at a slower pace.
 func child(t *testing.T, test, flaw string, only ...string) (failed map[string]bool, output string) {
 	t.Helper()
 	exe, err := os.Executable()
@@ -81,7 +82,7 @@ func child(t *testing.T, test, flaw string, only ...string) (failed map[string]b
 		}
 		run += "/^(" + strings.Join(algorithms, "|") + ")$/^(" + strings.Join(checks, "|") + ")$"
 	}
-	out, err := exec.CommandContext(t.Context(), exe, "-test.run="+run, "-test.v", "-test.timeout=60s", "-broken="+flaw).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), exe, "-test.run="+run, "-test.v", "-test.timeout=5m", "-broken="+flaw).CombinedOutput()
 	if err != nil && !errors.As(err, new(*exec.ExitError)) {
 		t.Fatal(err)
 	}
@@ -131,8 +132,8 @@ func TestFlaws(t *testing.T) {
 // Flaws that are larger than the tolerance are found in real time too.
 func TestFlawsInRealTime(t *testing.T) {
 	for _, f := range []flaw{
-		{name: "admits one more", fails: []string{"capacity", "gcra", "bound"}},
-		{name: "forgets early", fails: []string{"gcra", "bound", "refund schedules"}},
+		{name: "admits one more", fails: []string{"capacity", "allow", "bound"}},
+		{name: "forgets early", fails: []string{"bound", "refund schedules"}},
 		{name: "puts off who asks too often", fails: []string{"hammering", "retry"}},
 		{name: "gives one turn to two", fails: []string{"turns", "smooth"}},
 		{name: "RetryAfter in whole seconds", fails: []string{"retry"}},

@@ -123,13 +123,9 @@ func (x *trial) answered() {
 	if x.tolerance == 0 || x.due.IsZero() {
 		return
 	}
-	x.answeredAfter(time.Since(x.due))
-}
-
-// answeredAfter notes an answer that came d after it was due.
-func (x *trial) answeredAfter(d time.Duration) {
+	late := time.Since(x.due) - x.tolerance
 	x.mu.Lock()
-	x.late = max(x.late, d-x.tolerance)
+	x.late = max(x.late, late)
 	x.mu.Unlock()
 }
 

@@ -1,8 +1,10 @@
 package limitertest
 
 import (
+	"context"
 	"math"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/goweir/weir/limiter"
@@ -130,39 +132,59 @@ func (x *trial) smooth(burst int) {
 	}
 }
 
-// waitInOrder lets callers wait in line.
+// waitInOrder lets callers wait in line, behind a charge that holds them up until
+// all have come: nobody goes on before the turn that was there for them.
 func waitInOrder(x *trial) {
 	x.untimed()
-	const callers = 9 // 9! orders: a Limiter without turns does not get them right by chance
-	unit := x.second / 4
-	p := x.policy(4, x.second, 1)
+	const callers, ahead = 9, 20
+	p, unit := x.policy(4, x.second, ahead), x.second/4
 	begin := time.Now()
-	x.allowed(of(p, 1))
-	turns := make(chan int, callers)
+	x.allowed(of(p, ahead))
+	first := of(p, ahead)
+	first.MaxDelay = time.Hour
+	x.allowed(first)
+
+	ctx, cancel := context.WithCancel(x.ctx())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	var turns, passed [callers]time.Time
 	for i := range callers {
-		before := x.take(of(p, 0)).ResetAfter
-		go func() {
-			if err := limiter.Wait(x.ctx(), x.l, of(p, 1)); err != nil {
+		_, before := x.wholeAt(p)
+		wg.Go(func() {
+			err := limiter.Wait(ctx, x.l, of(p, 1))
+			passed[i] = time.Now()
+			if err != nil && ctx.Err() == nil {
 				x.errorf("caller %d: Wait = %v", i, err)
 			}
-			if x.tolerance > 0 {
-				x.answeredAfter(time.Since(begin) - time.Duration(i+1)*unit)
-			}
-			turns <- i
-		}()
+		})
 		// They arrive in order: the next one comes when this one has its turn.
-		for range 10 {
+		for turns[i].IsZero() {
 			time.Sleep(x.second / 100)
-			if x.take(of(p, 0)).ResetAfter > before+unit/2 {
-				break
+			after, _ := x.wholeAt(p)
+			if took := time.Since(begin); took > ahead*unit {
+				x.late = took - ahead*unit
+				x.fatalf("caller %d does not stand in line after %v", i, took)
+			}
+			if after.Sub(before) > unit/8 {
+				turns[i] = after.Add(-ahead * unit)
 			}
 		}
 	}
+	wg.Wait()
 	for i := range callers {
-		if got := <-turns; got != i {
-			x.errorf("turn %d went to caller %d", i, got)
+		if late := passed[i].Sub(turns[i]); late < -unit/8 || x.tolerance == 0 && late > unit/8 {
+			x.errorf("caller %d went on %v after its turn", i, late)
 		}
 	}
+}
+
+// wholeAt returns when p's quota is whole, at the earliest and at the latest: it is
+// not known when the answer was true.
+func (x *trial) wholeAt(p limiter.Policy) (earliest, latest time.Time) {
+	asked := time.Now()
+	r := x.take(of(p, 0))
+	return asked.Add(r.ResetAfter), time.Now().Add(r.ResetAfter)
 }
 
 // crowdWithTurns reserves by many goroutines: all turns differ.

@@ -14,11 +14,17 @@ var waitChecks = []check{
 	{name: "wait, cancelled", run: waitCancelled},
 }
 
-// wait expects that limiter.Wait returns an error after a time.
-func (x *trial) wait(ctx context.Context, p limiter.Policy, cost int, after time.Duration, want error) {
-	begin := time.Now()
+// wait expects that limiter.Wait returns an error at once.
+func (x *trial) wait(ctx context.Context, p limiter.Policy, cost int, want error) {
+	x.waitUntil(ctx, p, cost, time.Now(), 0, want)
+}
+
+// waitUntil expects that limiter.Wait returns an error when a time has passed
+// since from: an instant before the Limiter or anybody else said how long it
+// takes, because on a busy machine some of it has passed when Wait is called.
+func (x *trial) waitUntil(ctx context.Context, p limiter.Policy, cost int, from time.Time, after time.Duration, want error) {
 	err := limiter.Wait(ctx, x.l, of(p, cost))
-	took := time.Since(begin)
+	took := time.Since(from)
 	if x.tolerance > 0 {
 		x.late = max(x.late, took-after-x.tolerance)
 	}
@@ -37,19 +43,20 @@ func waiting(x *trial) {
 	n := x.capacity(p)
 	ended, cancel := context.WithCancel(x.ctx())
 	cancel()
-	x.wait(ended, p, 1, 0, context.Canceled)
+	x.wait(ended, p, 1, context.Canceled)
 	x.remaining(of(p, 0), n)
 	later, cancel := context.WithTimeout(x.ctx(), time.Minute) // or it may wait for ever
 	defer cancel()
-	x.wait(later, p, n+1, 0, limiter.ErrNever)
+	x.wait(later, p, n+1, limiter.ErrNever)
 	x.remaining(of(p, 0), n)
-	x.wait(later, x.still("closed", 0), 1, 0, limiter.ErrNever)
+	x.wait(later, x.still("closed", 0), 1, limiter.ErrNever)
 
 	x.align(p)
-	x.wait(x.ctx(), p, n, 0, nil)
-	x.wait(x.ctx(), p, 0, 0, nil) // nothing is there at once
+	x.wait(x.ctx(), p, n, nil)
+	x.wait(x.ctx(), p, 0, nil) // nothing is there at once
+	asked := time.Now()
 	after := x.algorithm.turn(x.denied(of(p, 2)))
-	x.wait(x.ctx(), p, 2, after, nil)
+	x.waitUntil(x.ctx(), p, 2, asked, after, nil)
 }
 
 // waitTooLate waits with a deadline that the turn cannot meet, and with one
@@ -64,8 +71,9 @@ func waitTooLate(x *trial) {
 	ctx, cancel := context.WithTimeout(x.ctx(), after/2)
 	defer cancel()
 	x.begin()
-	x.wait(ctx, p, n, 0, context.DeadlineExceeded)
+	x.wait(ctx, p, n, context.DeadlineExceeded)
 	// It charged nothing.
+	asked := time.Now()
 	r := x.denied(of(p, n))
 	if r.RetryAfter > after {
 		x.errorf("after a Wait that was too late, Take of all = %+v, want RetryAfter at most %v", r, after)
@@ -75,7 +83,7 @@ func waitTooLate(x *trial) {
 	ctx, cancel = context.WithTimeout(x.ctx(), after+time.Microsecond+2*x.tolerance)
 	defer cancel()
 	x.begin()
-	x.wait(ctx, p, n, after, nil)
+	x.waitUntil(ctx, p, n, asked, after, nil)
 }
 
 // waitCancelled leaves while it waits: the units come back.
@@ -88,9 +96,9 @@ func waitCancelled(x *trial) {
 	x.allowed(of(p, n))
 	before := x.take(of(p, 0))
 	ctx, cancel := context.WithCancel(x.ctx())
-	time.AfterFunc(x.second/10, cancel)
 	x.begin()
-	x.wait(ctx, p, n, x.second/10, context.Canceled)
+	time.AfterFunc(x.second/10, cancel)
+	x.waitUntil(ctx, p, n, x.start, x.second/10, context.Canceled)
 	if after := x.take(of(p, 0)); after.ResetAfter > before.ResetAfter {
 		x.errorf("before a Wait that was cancelled the quota was whole in %v, after it in %v: it kept units", before.ResetAfter, after.ResetAfter)
 	}
