@@ -270,5 +270,7 @@ func (g *gathering) fire() {
 		g.body.x.flush()
 		g.due = false
 	}
-	w.turn(answerTrack, upstreamSide)
+	// The client has moved, if slowly: the time it took is none of the
+	// upstream's, of which a part may have come meanwhile.
+	w.await(answerTrack, upstreamSide)
 }
