@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -714,6 +715,7 @@ func TestTotal(t *testing.T) {
 		fails  bool
 	}{
 		{"no header", never, getRoot, false, 504, "", false},
+		{"no answer to an upgrade", never, handshake, false, 504, "", false},
 		{"an answer that moves", streaming(moving), getRoot, false, 200, "xxxxxxxxxx", true},
 		{"an upload that moves", taking, slowUpload, true, 504, "", false},
 		{"nothing to end", streaming(quick), getRoot, false, 200, "x", false},
@@ -823,4 +825,34 @@ func TestClientThatNeverReadsBlocksItsUploadHTTP2(t *testing.T) {
 		t.Errorf("%d with %d bytes and a clean end", res.StatusCode, n)
 	}
 	s.Client().CloseIdleConnections()
+}
+
+// The longest of all durations is as good as none, and switches off no other.
+func TestTimeoutsWithoutEnd(t *testing.T) {
+	const ever = math.MaxInt64
+	silent := streaming(func(ctx context.Context, w io.Writer) error {
+		io.WriteString(w, "x")
+		return sleep(ctx, time.Hour)
+	})
+	for name, tt := range map[string]struct {
+		limits proxy.Timeouts
+		want   time.Duration
+		fails  bool
+	}{
+		"all": {proxy.Timeouts{Dial: ever, TLSHandshake: ever, ResponseHeader: ever, ExpectContinue: ever, UpstreamIdle: ever, ClientIdle: ever,
+			Total: ever, TunnelIdle: ever, IdleConn: ever, ConnAge: ever}, time.Hour, false},
+		"all but Total":        {proxy.Timeouts{UpstreamIdle: ever, ClientIdle: ever, Total: time.Minute}, time.Minute, true},
+		"all but UpstreamIdle": {proxy.Timeouts{UpstreamIdle: time.Minute, ClientIdle: ever, Total: ever}, time.Minute, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, silent, func(cfg *proxy.Config) { cfg.Timeouts = tt.limits }, func(t *testing.T, c net.Conn, _ *statuses) {
+				time.Sleep(time.Second) // to the age of a Proxy a limit is added
+				status, body, took, err := request(c, getRoot)
+				if status != 200 || body != "x" || (err != nil) != tt.fails || took < tt.want || took > tt.want+time.Second {
+					t.Errorf("%d %q after %v, %v; want %v", status, body, took, err, tt.want)
+				}
+				c.Close()
+			})
+		})
+	}
 }
