@@ -267,14 +267,14 @@ var faults = []struct {
 			})).URL
 		}},
 		{name: "stops within the body", limit: "UpstreamIdle", upstream: hanging(okChunked + "4\r\nhalf\r\n")},
-		{name: "sends a byte every 150 ms, with `UpstreamIdle` at 1 s", limit: "nothing", edit: func(cfg *proxy.Config) {
-			cfg.Timeouts.UpstreamIdle = time.Second
+		{name: "sends a byte every 400 ms, with `UpstreamIdle` at 2 s", limit: "nothing", edit: func(cfg *proxy.Config) {
+			cfg.Timeouts.UpstreamIdle = 2 * time.Second
 		}, upstream: func(t *testing.T) string {
 			return script(t, func(c *net.TCPConn, _ *bufio.Reader, _ *http.Request) {
-				io.WriteString(c, okLength)
-				for range 10 {
+				io.WriteString(c, okLength+"four")
+				for range 6 {
 					io.WriteString(c, "x")
-					time.Sleep(150 * time.Millisecond)
+					time.Sleep(400 * time.Millisecond)
 				}
 			})
 		}},
@@ -317,8 +317,8 @@ var faults = []struct {
 		{name: "closes a kept connection when a POST is sent on it", upstream: closesKept, before: oneBefore, client: func(t *testing.T, f front) string {
 			return sees(f.client.Post(f.url, "text/plain", strings.NewReader("body")))
 		}},
-		{name: "moves, with `Total` at 300 ms", limit: "Total", edit: func(cfg *proxy.Config) {
-			cfg.Timeouts.Total = 300 * time.Millisecond // the header must be out by then
+		{name: "moves, with `Total` at 1 s", limit: "Total", edit: func(cfg *proxy.Config) {
+			cfg.Timeouts.Total = time.Second // the header must be out by then
 		}, upstream: func(t *testing.T) string {
 			return serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				for r.Context().Err() == nil {

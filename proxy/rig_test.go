@@ -23,10 +23,11 @@ import (
 // quiet is an ErrorLog for tests that provoke errors.
 var quiet = slog.New(slog.DiscardHandler)
 
-// newProxy returns a Proxy to upstreams; edit may change the configuration.
+// newProxy returns a Proxy to upstreams; edit may change the configuration. To
+// connect may take long: a machine that has much else to do is no fault.
 func newProxy(t testing.TB, edit func(*proxy.Config), upstreams ...string) *proxy.Proxy {
 	t.Helper()
-	cfg := proxy.Config{ErrorLog: quiet}
+	cfg := proxy.Config{ErrorLog: quiet, Timeouts: proxy.Timeouts{Dial: time.Minute, TLSHandshake: time.Minute}}
 	for _, u := range upstreams {
 		cfg.Upstreams = append(cfg.Upstreams, proxy.Upstream{URL: u})
 	}
