@@ -85,7 +85,7 @@ func TestReadAheadChangesNothing(t *testing.T) {
 func readSome(t *testing.T, server *net.TCPConn, client net.Conn, b *buffers) {
 	t.Helper()
 	go server.Write(make([]byte, 32<<10))
-	for deadline := time.Now().Add(10 * time.Second); b.aheadInUse.Load() == 0; {
+	for deadline := time.Now().Add(time.Minute); b.aheadInUse.Load() == 0; {
 		if _, err := io.ReadFull(client, make([]byte, smallBuffer)); err != nil || time.Now().After(deadline) {
 			t.Fatalf("nothing was read ahead: %v", err)
 		}
@@ -126,7 +126,7 @@ func TestReadAheadHoldsNothingIdle(t *testing.T) {
 			idle <- err
 		}()
 		time.Sleep(10 * time.Millisecond)
-		for deadline := time.Now().Add(10 * time.Second); b.aheadInUse.Load() != 0; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); b.aheadInUse.Load() != 0; time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("%d buffers held while nothing comes", b.aheadInUse.Load())
 			}

@@ -395,7 +395,7 @@ func TestTrailersAfterChunks(t *testing.T) {
 // what they asked for.
 func TestManyDownloads(t *testing.T) {
 	noLeaks(t)
-	const size = 1 << 20
+	const size = 512 << 10
 	want := strings.Repeat("weir", size/4)
 	up := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/sized" {

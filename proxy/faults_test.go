@@ -774,8 +774,8 @@ func (f fault) observe(t *testing.T, proto string) (p *proxy.Proxy, columns []st
 	var record string
 	select {
 	case record = <-recorded:
-	case <-time.After(20 * time.Second):
-		t.Error("no record within 20 s")
+	case <-time.After(time.Minute):
+		t.Error("no record within a minute")
 	}
 	took := time.Since(start)
 	s.Client().CloseIdleConnections()
@@ -788,7 +788,7 @@ func (f fault) observe(t *testing.T, proto string) (p *proxy.Proxy, columns []st
 			t.Errorf("ended after %v, before %s", took, f.limit)
 		}
 	}
-	if took > 20*time.Second {
+	if took > time.Minute {
 		t.Errorf("ended after %v", took)
 	}
 	logged.mu.Lock()
@@ -861,7 +861,7 @@ func TestFaults(t *testing.T) {
 					continue // it has failed, or was not asked for
 				}
 				returned := "yes"
-				for deadline := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > goroutines || descriptors() > fds || slots(p) > 0; time.Sleep(time.Millisecond) {
+				for deadline := time.Now().Add(time.Minute); runtime.NumGoroutine() > goroutines || descriptors() > fds || slots(p) > 0; time.Sleep(time.Millisecond) {
 					if time.Now().After(deadline) {
 						t.Errorf("%s, %s: goroutines: %d, before %d; descriptors: %d, before %d; slots: %d", f.name, proto,
 							runtime.NumGoroutine(), goroutines, descriptors(), fds, slots(p))
