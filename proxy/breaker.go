@@ -19,8 +19,9 @@ import (
 // good ones from their header on.
 //
 // Each upstream has a breaker of its own. While it is open, requests go to other
-// upstreams, or are answered with 503 and a Retry-After. A breaker costs two
-// locks and up to three small allocations a request, and a timer for a probe.
+// upstreams, or are answered with 503 and a Retry-After. A breaker costs up
+// to ten locks, each held for a moment, and three small allocations a request, and
+// a timer for a probe.
 type Breaker struct {
 	_ [0]func() // keyed literals only: fields will be added
 
