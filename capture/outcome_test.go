@@ -417,3 +417,22 @@ func TestConstructorsPanic(t *testing.T) {
 		}()
 	}
 }
+
+// A deadline that passes in a flush is one of a write, too.
+func TestOutcomeOfAFlushThatFails(t *testing.T) {
+	s, srv := server(t, nil, func(w http.ResponseWriter, r *http.Request) {
+		rc := http.NewResponseController(w)
+		io.WriteString(w, "a part that is held back")
+		rc.SetWriteDeadline(time.Now().Add(time.Millisecond))
+		time.Sleep(10 * time.Millisecond)
+		if err := rc.Flush(); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("Flush: %v", err)
+		}
+	})
+	if resp, err := srv.Client().Get(srv.URL); err == nil {
+		resp.Body.Close()
+	}
+	if x := s.next(t); x.Outcome != capture.OutcomeWriteError {
+		t.Errorf("past the write deadline: %s", x.Outcome)
+	}
+}

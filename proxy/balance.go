@@ -46,7 +46,7 @@ type pool struct {
 // tried come only if there is no other.
 func (p *pool) usable(buf []int, tried []*upstream) []int {
 	if len(p.upstreams) == 1 {
-		if up := p.upstreams[0]; up.health.down.Load() || up.breaker.isOpen() {
+		if up := p.upstreams[0]; up.health.down.Load() || up.breaker.refuses() {
 			return buf
 		}
 		return append(buf, 0)
@@ -54,7 +54,7 @@ func (p *pool) usable(buf []int, tried []*upstream) []int {
 	now := time.Now()
 	for _, want := range [...]struct{ ejected, tried bool }{{false, false}, {false, true}, {true, false}, {true, true}} {
 		for i, up := range p.upstreams {
-			if !up.health.down.Load() && up.health.ejected(now) == want.ejected && slices.Contains(tried, up) == want.tried && !up.breaker.isOpen() {
+			if !up.health.down.Load() && up.health.ejected(now) == want.ejected && slices.Contains(tried, up) == want.tried && !up.breaker.refuses() {
 				buf = append(buf, i)
 			}
 		}

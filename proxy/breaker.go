@@ -19,8 +19,9 @@ import (
 // good ones from their header on.
 //
 // Each upstream has a breaker of its own. While it is open, requests go to other
-// upstreams, or are answered with 503 and a Retry-After. A breaker costs two
-// locks and up to three small allocations a request, and a timer for a probe.
+// upstreams, or are answered with 503 and a Retry-After. A breaker costs up
+// to ten locks, each held for a moment, and three small allocations a request, and
+// a timer for a probe.
 type Breaker struct {
 	_ [0]func() // keyed literals only: fields will be added
 
@@ -107,6 +108,7 @@ var (
 type breaker struct {
 	inner   *gobreaker.TwoStepCircuitBreaker[struct{}]
 	openFor time.Duration
+	probes  uint32
 	state   atomic.Uint32 // a gobreaker.State, as of the latest change
 	opened  atomic.Int64  // when, in nanoseconds since 1970
 	log     func(gobreaker.State)
@@ -117,9 +119,9 @@ type breaker struct {
 }
 
 func newBreaker(b *Breaker, log func(gobreaker.State)) *breaker {
-	br := &breaker{openFor: b.OpenFor, log: log}
+	br := &breaker{openFor: b.OpenFor, probes: uint32(b.Probes), log: log}
 	br.inner = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
-		MaxRequests:  uint32(b.Probes),
+		MaxRequests:  br.probes,
 		Interval:     b.Window,
 		BucketPeriod: b.Window / 10,
 		Timeout:      b.OpenFor,
@@ -178,7 +180,21 @@ func (b *breaker) now() gobreaker.State {
 	return s
 }
 
-func (b *breaker) isOpen() bool { return b != nil && b.now() == gobreaker.StateOpen }
+// refuses reports whether no request is let through: the breaker is open, or
+// half-open with as many probes under way as there may be.
+func (b *breaker) refuses() bool {
+	if b == nil {
+		return false
+	}
+	switch b.now() {
+	case gobreaker.StateOpen:
+		return true
+	case gobreaker.StateHalfOpen:
+		c := b.inner.Counts()
+		return c.Requests-c.TotalExclusions >= b.probes && b.inner.State() == gobreaker.StateHalfOpen // still: c is of that state
+	}
+	return false
+}
 
 // wait is how long an open breaker stays open.
 func (b *breaker) wait() time.Duration {

@@ -224,3 +224,40 @@ func TestPanicGivesEverythingBack(t *testing.T) {
 		}
 	})
 }
+
+// An upstream whose probes are all under way keeps nobody from one that is
+// ejected, but can be asked.
+func TestProbeLeavesTheEjected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet()
+		p := newProxy(t, func(cfg *proxy.Config) {
+			cfg.Upstreams, cfg.WrapTransport = list(1, 1), f.over
+			cfg.Breaker = proxy.Breaker{FailureRatio: 1, MinRequests: 2, OpenFor: time.Second}
+			cfg.Ejection = proxy.Ejection{Failures: 3, For: time.Hour}
+		})
+		f.set("a", status(500, ""))
+		for range 4 { // two of them a's, which opens its breaker
+			serveOnce(p, nil)
+		}
+		f.set("b", status(500, ""))
+		for range 3 {
+			serveOnce(p, nil)
+		}
+		f.set("b", nil)
+		if s := p.Upstreams(); s[0].Breaker != proxy.BreakerOpen || s[1].EjectedFor == 0 || s[1].Breaker != proxy.BreakerClosed {
+			t.Fatalf("%+v", s)
+		}
+		time.Sleep(2 * time.Second)
+		var cancelled atomic.Int64
+		f.set("a", after(time.Minute, &cancelled, status(204, "")))
+		probe := make(chan int)
+		go func() { code, _ := serveOnce(p, nil); probe <- code }()
+		synctest.Wait()
+		if code, host := serveOnce(p, nil); code != 204 || host != "b" {
+			t.Errorf("beside a's probe: %d from %q, want b's answer", code, host)
+		}
+		if code := <-probe; code != 204 {
+			t.Errorf("the probe: %d", code)
+		}
+	})
+}

@@ -265,9 +265,10 @@ type Timeouts struct {
 	// Total bounds a whole exchange, however well it moves: from when it is first
 	// sent to an upstream until its answer has ended. If no header was sent yet
 	// the answer is 504, else it is broken off. It says nothing of the upstream to
-	// Ejection and Breaker, as it may be the client who is slow. Upgraded
-	// connections have none. Default none: most streams, and downloads of slow
-	// clients, may take as long as they like.
+	// Ejection and Breaker, as it may be the client who is slow. It bounds neither
+	// the Fallback, which may have to answer because it has passed, nor a
+	// connection from its upgrade on. Default none: most streams, and downloads
+	// of slow clients, may take as long as they like.
 	Total time.Duration
 
 	// TunnelIdle bounds how long nothing at all is sent through a tunnel (an
@@ -286,6 +287,9 @@ type Timeouts struct {
 	// is what makes a busy proxy follow a change in DNS. Default 10 min.
 	ConnAge time.Duration
 }
+
+// longest is a time limit that is as good as none, and leaves room to add to.
+const longest = 100 * 365 * 24 * time.Hour
 
 // resolved returns t with defaults for zero and zero for none.
 func (t Timeouts) resolved() Timeouts {
@@ -307,7 +311,7 @@ func (t Timeouts) resolved() Timeouts {
 		if *f.d == 0 {
 			*f.d = f.byDefault
 		}
-		*f.d = max(*f.d, 0)
+		*f.d = min(max(*f.d, 0), longest)
 	}
 	return t
 }

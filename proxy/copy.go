@@ -258,7 +258,8 @@ func (g *gathering) fire() {
 		}
 	}()
 	w := &g.body.x.watch
-	w.turn(answerTrack, clientSide)
+	w.turn(answerTrack, clientSide, 0)
+	start := time.Now()
 	// The reader may be reading behind what was gathered, so that nothing is
 	// moved.
 	p := g.buf[g.from:g.to]
@@ -270,5 +271,6 @@ func (g *gathering) fire() {
 		g.body.x.flush()
 		g.due = false
 	}
-	w.turn(answerTrack, upstreamSide)
+	// A part of the upstream's may have come meanwhile.
+	w.turn(answerTrack, upstreamSide, time.Since(start))
 }

@@ -395,7 +395,7 @@ func TestTrailersAfterChunks(t *testing.T) {
 // what they asked for.
 func TestManyDownloads(t *testing.T) {
 	noLeaks(t)
-	const size = 1 << 20
+	const size = 512 << 10
 	want := strings.Repeat("weir", size/4)
 	up := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/sized" {
@@ -416,4 +416,33 @@ func TestManyDownloads(t *testing.T) {
 	}
 	wg.Wait()
 	s.Client().CloseIdleConnections()
+}
+
+// An upstream is not held to its limit for the time that the client takes: here
+// for what the timer sends while the upstream is read from.
+func TestSlowClientIsNotTheUpstreamsIdleness(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSlate()
+		s.hook = func() {
+			if s.writes == 0 {
+				time.Sleep(15 * time.Second)
+			}
+		}
+		defer func() {
+			if v := recover(); v != nil {
+				t.Errorf("broken off after %v", time.Since(s.begun))
+			}
+		}()
+		through(t, writtenBy(func(ctx context.Context, w io.Writer) error {
+			io.WriteString(w, "a")
+			if err := sleep(ctx, 18*time.Second); err != nil {
+				return err
+			}
+			_, err := io.WriteString(w, "b")
+			return err
+		}, http.Header{}, -1), s, func(cfg *proxy.Config) { cfg.Timeouts.UpstreamIdle = 10 * time.Second })
+		if s.all() != "ab" {
+			t.Errorf("%q arrived", s.all())
+		}
+	})
 }

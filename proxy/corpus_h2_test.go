@@ -71,7 +71,7 @@ func exchangeH2(t *testing.T, server string, fields [][2]string, body string) st
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	raw := append([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), frame(4, 0, nil)...)
 	endStream := byte(1)
 	if body != "" {

@@ -78,7 +78,7 @@ func TestTrapProxy17_FullDuplex(t *testing.T) {
 		"Proxy without limits": newProxy(t, func(cfg *proxy.Config) { cfg.FullDuplex, cfg.Timeouts.ClientIdle = true, -1 }, up.URL),
 		"ReverseProxy":         bare(t, up.URL),
 	} {
-		patience := 20 * time.Second
+		patience := time.Minute
 		if name == "ReverseProxy" {
 			patience = 300 * time.Millisecond // nothing will come
 		}
@@ -123,7 +123,7 @@ func TestFullDuplexFails(t *testing.T) {
 				s.Start()
 				for range 5 {
 					c := dial(t, s.URL)
-					c.SetDeadline(time.Now().Add(20 * time.Second))
+					c.SetDeadline(time.Now().Add(time.Minute))
 					// A part of a body of which the rest comes after the answer.
 					res := c.send(t, "POST", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\npart")
 					io.Copy(io.Discard, res.Body)

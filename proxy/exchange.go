@@ -393,7 +393,7 @@ func (x *exchange) send(out *http.Request) (*http.Response, error) {
 		x.attempt.trigger = TriggerFirst
 		x.cancel = cancel
 		trace.Got1xxResponse = x.got1xx
-		if total := x.proxy.cfg.Timeouts.Total; total > 0 && x.tunnel == nil {
+		if total := x.proxy.cfg.Timeouts.Total; total > 0 {
 			x.watch.bound(total)
 		}
 	} else {
@@ -456,6 +456,9 @@ func (x *exchange) send(out *http.Request) (*http.Response, error) {
 			return nil, err // after which the watch may have another attempt to see to
 		}
 		x.watch.stop()
+		if x.idle != nil { // Total has passed just now, and ended ctx
+			return nil, x.idle
+		}
 		return res, nil
 	}
 	if res.StatusCode < 200 || res.StatusCode > 999 {

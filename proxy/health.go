@@ -103,7 +103,7 @@ type health struct {
 	down atomic.Bool // by CheckHealth
 
 	until atomic.Int64 // ejected until then, in nanoseconds since 1970
-	out   atomic.Bool  // ejected, and its return was not told yet
+	out   atomic.Bool  // ejected, which was told, and its return was not yet
 
 	mu       sync.Mutex
 	failures int // in a row
@@ -162,6 +162,7 @@ func (p *Proxy) note(up *upstream, o outcome) {
 	if d := p.eject(up, now); d > 0 {
 		p.tell(slog.LevelWarn, "proxy: upstream ejected", up, slog.Duration("for", d))
 		p.observe(Event{Kind: EventEjected, Upstream: up.name, Start: now, Duration: d})
+		h.out.Store(true) // not before: its return must not be told first
 	}
 }
 
@@ -205,7 +206,6 @@ func (p *Proxy) eject(up *upstream, now time.Time) time.Duration {
 	}
 	h.times++
 	h.until.Store(now.Add(d).UnixNano())
-	h.out.Store(true)
 	return d
 }
 

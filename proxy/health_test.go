@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -360,4 +361,43 @@ func TestCheckHealthOfOneThatSwitches(t *testing.T) {
 	eventually(t, "the upstream is down", func() bool { return p.Upstreams()[0].Down })
 	cancel()
 	<-done
+}
+
+// tardy is an Observer that is slow to hear of ejections.
+type tardy struct{ notebook }
+
+func (o *tardy) Observe(ctx context.Context, e proxy.Event) {
+	if e.Kind == proxy.EventEjected {
+		time.Sleep(time.Minute)
+	}
+	o.notebook.Observe(ctx, e)
+}
+
+// An upstream is not said to be back before it is said to be out.
+func TestReturnIsToldAfterEjection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, told := newFleet(), &tardy{}
+		p := newProxy(t, func(cfg *proxy.Config) {
+			cfg.Upstreams, cfg.WrapTransport, cfg.Observer = list(1, 1), f.over, told
+			cfg.Ejection = proxy.Ejection{Failures: 1, For: time.Second}
+		})
+		f.set("a", status(500, ""))
+		go serveOnce(p, nil)
+		time.Sleep(10 * time.Second)
+		f.set("a", nil)
+		for range 4 {
+			serveOnce(p, nil)
+		}
+		time.Sleep(2 * time.Minute)
+		for range 2 {
+			serveOnce(p, nil)
+		}
+		var got []proxy.EventKind
+		for _, e := range told.take(proxy.EventEjected, proxy.EventReturned) {
+			got = append(got, e.Kind)
+		}
+		if want := []proxy.EventKind{proxy.EventEjected, proxy.EventReturned}; !slices.Equal(got, want) {
+			t.Errorf("observed %v, want %v", got, want)
+		}
+	})
 }

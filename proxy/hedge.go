@@ -280,7 +280,7 @@ func (h *hedge) send() (res *http.Response, err error) {
 	}()
 	out := h.out.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		Got1xxResponse: func(status int, fields textproto.MIMEHeader) error {
-			return x.relay(h.attempt.number, status, fields)
+			return x.relay(h.attempt.number-1, status, fields) // from 0
 		},
 	}))
 	out.URL = &url.URL{RawQuery: h.out.URL.RawQuery, ForceQuery: h.out.URL.ForceQuery}

@@ -305,6 +305,32 @@ func (c *tally) WriteHeader(status int) {
 	c.ResponseRecorder.WriteHeader(status)
 }
 
+// What a second attempt says after its end is not passed on as if the third had
+// said it.
+func TestInformationalOfAHedgeThatIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet()
+		p := hedging(t, f, 3, func(cfg *proxy.Config) { cfg.Retries.Max = 2 })
+		var cancelled atomic.Int64
+		var late *httptrace.ClientTrace
+		f.set("a", after(2*hedgeAfter, &cancelled, breaks(io.ErrUnexpectedEOF)))
+		f.set("b", func(r *http.Request) (*http.Response, error) {
+			late = httptrace.ContextClientTrace(r.Context())
+			return nil, io.ErrUnexpectedEOF
+		})
+		f.set("c", func(r *http.Request) (*http.Response, error) {
+			late.Got1xxResponse(103, nil)
+			httptrace.ContextClientTrace(r.Context()).Got1xxResponse(103, nil)
+			return status(204, "")(r)
+		})
+		w := &tally{ResponseRecorder: httptest.NewRecorder()}
+		p.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+		if w.Code != 204 || w.informational != 1 {
+			t.Errorf("%d after %d informational responses, want 204 after the one of the third attempt", w.Code, w.informational)
+		}
+	})
+}
+
 // shut is a body that says when it is closed.
 type shut struct {
 	io.Reader

@@ -72,6 +72,11 @@ func (x *exchange) relay(attempt, status int, fields textproto.MIMEHeader) error
 	clear(h)
 	maps.Copy(h, fields)
 	dropHopByHop(h)
+	// RFC 9110 section 8.6 forbids one here, and net/http sends none. What it is
+	// for: where there is one, its HTTP/2 server sends a copy of h. The original
+	// it may be reading when WriteHeader returns, because the stream is reset, and
+	// to change a map that is read ends the process.
+	h["Content-Length"] = nil
 	x.watch.await(answerTrack, clientSide)
 	w.WriteHeader(status)
 	for _, w := range passed {

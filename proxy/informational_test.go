@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -226,6 +227,7 @@ func TestInformationalFromHTTP2(t *testing.T) {
 	noLeaks(t)
 	up := serveH2(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		n, _ := strconv.Atoi(r.URL.Query().Get("n"))
+		w.Header()["Content-Length"] = nil // net/http sends a copy then, which is not changed below when the stream is reset
 		for range n {
 			w.Header().Set("Link", "</a>")
 			w.WriteHeader(103)
@@ -324,4 +326,41 @@ func TestLateInformational(t *testing.T) {
 	if !slices.Equal(w.statuses, []int{102, 200}) {
 		t.Errorf("statuses %v, want 102 and 200", w.statuses)
 	}
+}
+
+// Over HTTP/2, WriteHeader returns when the client resets its stream, though the
+// header may still be read by who sends it: a map that is changed at that moment
+// ends the process. Only the race detector can see it.
+func TestInformationalToAClientThatLeaves(t *testing.T) {
+	noLeaks(t)
+	p := newProxy(t, func(cfg *proxy.Config) {
+		cfg.MaxInformational = 1000
+		cfg.WrapTransport = func(http.RoundTripper) http.RoundTripper {
+			return roundTrip(func(r *http.Request) (*http.Response, error) {
+				trace := httptrace.ContextClientTrace(r.Context())
+				fields := textproto.MIMEHeader{}
+				for i := range 100 { // which takes a while to send
+					fields[fmt.Sprint("X-", i)] = []string{"x"}
+				}
+				for r.Context().Err() == nil {
+					if err := trace.Got1xxResponse(103, fields); err != nil {
+						return nil, err
+					}
+				}
+				return nil, r.Context().Err()
+			})
+		}
+	}, "http://upstream")
+	url, c := h2(t, p)
+	for range 50 {
+		ctx, cancel := context.WithCancel(t.Context())
+		r, _ := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+			Got1xxResponse: func(int, textproto.MIMEHeader) error { cancel(); return nil },
+		}), "GET", url, nil)
+		if res, err := c.Do(r); err == nil {
+			res.Body.Close()
+		}
+		cancel()
+	}
+	c.CloseIdleConnections()
 }

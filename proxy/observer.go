@@ -11,7 +11,8 @@ import (
 
 // An Observer is told what happens, for metrics and traces. It is called by many
 // goroutines at once, with no lock held, mostly on the way of a request: it
-// should return soon. nil Observers cost nothing.
+// should return soon. It must not panic: some of these goroutines are nobody
+// else's, and the process would end. nil Observers cost nothing.
 //
 // ctx is the request's, with the values of middleware in front, such as the
 // running span or the record of package capture; it may have ended. What is not

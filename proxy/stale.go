@@ -75,6 +75,11 @@ type kept struct {
 	size   int64
 }
 
+const (
+	forEver = 1 << 31 * time.Second // RFC 9111 section 1.2.2; two of them can be added
+	maxKept = math.MaxInt32 - 1     // as a body, for an int to count
+)
+
 // NewStale returns an empty Stale. The error joins all faults of opts.
 func NewStale(opts *StaleOptions) (*Stale, error) {
 	var o StaleOptions
@@ -96,8 +101,8 @@ func NewStale(opts *StaleOptions) (*Stale, error) {
 	}
 	return &Stale{
 		maxBytes: cmp.Or(o.MaxBytes, 16<<20),
-		maxBody:  cmp.Or(o.MaxBody, 256<<10),
-		maxStale: o.MaxStale,
+		maxBody:  min(cmp.Or(o.MaxBody, 256<<10), maxKept),
+		maxStale: min(o.MaxStale, forEver),
 		entries:  map[string]*list.Element{},
 	}, nil
 }
@@ -217,7 +222,7 @@ func (k *keeping) Want() int {
 	if k.answer == nil {
 		return 0
 	}
-	return int(min(k.stale.maxBody+1-int64(len(k.answer.body)), math.MaxInt32))
+	return int(k.stale.maxBody) + 1 - len(k.answer.body)
 }
 
 func (k *keeping) Body(p []byte, n int64, err error) {
@@ -236,7 +241,6 @@ func (k *keeping) finish() {
 	if k.length >= 0 && int64(len(k.answer.body)) != k.length {
 		return
 	}
-	k.answer.body = slices.Clip(k.answer.body)
 	k.stale.keep(k.answer)
 }
 
@@ -297,7 +301,7 @@ func (s *Stale) keepable(r *http.Request, before, h http.Header) *kept {
 }
 
 func (s *Stale) keep(k *kept) {
-	k.size = int64(len(k.key)+len(k.body)) + 512 // for what holds them
+	k.size = int64(len(k.key)+cap(k.body)) + 512 // for what holds them
 	for _, h := range []map[string][]string{k.header, k.vary} {
 		for name, values := range h {
 			k.size += int64(len(name)) + 64
@@ -436,8 +440,8 @@ func seconds(s string) (time.Duration, bool) {
 		return 0, false
 	}
 	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil || n > 1<<31 {
-		n = 1 << 31 // too large means for ever
+	if err != nil || n > int64(forEver/time.Second) {
+		return forEver, true
 	}
 	return time.Duration(n) * time.Second, true
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -341,4 +342,21 @@ func TestStaleKeepsNoHalf(t *testing.T) {
 	if rec := rig.send("GET", "/x"); rec.Code != 502 {
 		t.Errorf("%d %q: half an answer was kept", rec.Code, rec.Body)
 	}
+}
+
+// The largest of all bounds are none, not less than nothing.
+func TestStaleWithoutBounds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rig := newStaleRig(t, &proxy.StaleOptions{MaxBytes: math.MaxInt64, MaxBody: math.MaxInt64, MaxStale: math.MaxInt64})
+		body := strings.Repeat("good", 200<<10)
+		for _, lines := range [][]string{{"Cache-Control: max-age=60"}, {"Cache-Control: max-age=9999999999"}, nil} {
+			rig.answers(200, body, lines...)
+			rig.ask()
+			rig.f.set("a", breaks(errors.New("dead")))
+			time.Sleep(20 * 365 * 24 * time.Hour)
+			if rec := rig.ask(); rec.Code != 200 || rec.Body.String() != body {
+				t.Errorf("%q: %d with %d bytes, want what was kept", lines, rec.Code, rec.Body.Len())
+			}
+		}
+	})
 }

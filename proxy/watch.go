@@ -54,14 +54,16 @@ func (w *watch) await(t track, s side) {
 	w.scheduleLocked()
 }
 
-// turn says who is to move a track next, though nothing has moved.
-func (w *watch) turn(t track, s side) {
+// turn says who is to move a track next, though nothing has moved: but for spent,
+// for which another was waited for, the time since something has goes on.
+func (w *watch) turn(t track, s side, spent time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.stopped {
 		return
 	}
 	w.waits[t] = s
+	w.moved = min(w.moved+spent, w.now())
 	w.scheduleLocked()
 }
 

@@ -69,7 +69,7 @@ func TestGorillaWebSocketThroughProxy(t *testing.T) {
 		if err := os.WriteFile(file, text, 0o666); err != nil {
 			t.Fatal(err)
 		}
-		r, err := stdtest.GoTest(t, ".", "./testdata/gorilla", "-overlay="+file, "-timeout=1m", "-count=1", "-run="+strings.Join(clientServerTests(t, source), "|"))
+		r, err := stdtest.GoTest(t, ".", "./testdata/gorilla", "-overlay="+file, "-timeout=5m", "-count=1", "-run="+strings.Join(clientServerTests(t, source), "|"))
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}

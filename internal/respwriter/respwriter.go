@@ -23,6 +23,7 @@ package respwriter
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"math"
 	"net"
@@ -61,7 +62,8 @@ type Hooks interface {
 	// Body is called after n body bytes were accepted by the inner writer,
 	// with the error it returned, which for ReadFrom may be the source's. p
 	// holds those bytes, or is nil if they never were in memory. p must not be
-	// kept or changed.
+	// kept or changed. A FlushError that fails is told as well, with no bytes: it
+	// is about those that were accepted before.
 	Body(p []byte, n int64, err error)
 
 	// Flushing is called before each Flush or FlushError, after Header. What was
@@ -300,7 +302,11 @@ func (w *writer) flush() {
 func (w *writer) flushError() error {
 	w.commit(http.StatusOK)
 	w.flushing()
-	return http.NewResponseController(w.inner).Flush()
+	err := http.NewResponseController(w.inner).Flush()
+	if err != nil && !errors.Is(err, http.ErrNotSupported) {
+		w.wrote(nil, 0, err) // of what was written before, and held back
+	}
+	return err
 }
 
 func (w *writer) flushing() {
