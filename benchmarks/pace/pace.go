@@ -154,7 +154,7 @@ func Median(figures []float64) Spread {
 // Ratio returns the spread of a/b, over the rounds that both have.
 func Ratio(a, b []float64) Spread {
 	r := make([]float64, min(len(a), len(b)))
-	for i := range a {
+	for i := range r {
 		r[i] = a[i] / b[i]
 	}
 	return Median(r)

@@ -7,7 +7,7 @@ type Change struct {
 	Section, Group, Row string
 	Metric              Metric
 	Old, New            pace.Spread
-	Ratio               float64 // new to old, by the medians
+	Ratio               float64 // new to old, by the medians; 0 if the old one is 0
 
 	// Apart says that the spreads of the two do not touch. Whatever else is
 	// within the noise of the two runs.
@@ -15,7 +15,7 @@ type Change struct {
 }
 
 // Better reports whether the change is for the better.
-func (c Change) Better() bool { return c.Metric.Lower == (c.Ratio < 1) }
+func (c Change) Better() bool { return c.Metric.Lower == (c.New.Median < c.Old.Median) }
 
 // compared are the metrics that Compare looks at: the others are parts of these,
 // or say what was asked for.

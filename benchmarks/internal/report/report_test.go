@@ -100,6 +100,7 @@ func TestCompare(t *testing.T) {
 	now.Sections[1].Groups[0].Rows[0].Metrics["allocs"] = pace.Spread{}     // from some to none
 	was.Sections[1].Groups[0].Rows[4].Metrics["allocs"] = pace.Spread{}     // equal: 0
 	now.Sections[1].Groups[0].Rows[1].Metrics = map[string]pace.Spread(nil) // no longer measured
+	was.Sections[2].Groups[0].Rows[0].Metrics["allocs"] = pace.Spread{}     // from none to some
 	var got []string
 	for _, c := range report.Compare(was, now) {
 		got = append(got, fmt.Sprintf("%s %s apart=%v better=%v", c.Row, c.Metric.ID, c.Apart, c.Better()))
@@ -109,6 +110,7 @@ func TestCompare(t *testing.T) {
 		`a "name" & <b> | c p50 apart=true better=false`,
 		"third rate apart=false better=true",
 		"memory allocs apart=true better=true",
+		"memory allocs apart=true better=false",
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("changes\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
