@@ -67,13 +67,20 @@ func (o *opened) fill(ctx context.Context, p limiter.Policy, keys []string) erro
 	if o.known[quota] {
 		return nil
 	}
+	failed := each(keys, func(k string) error { return o.insist(ctx, p, k) })
+	o.known[quota] = failed == nil
+	return failed
+}
+
+// each calls f for every key, from 64 goroutines at most, of which each stops at
+// its first error.
+func each(keys []string, f func(string) error) (failed error) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
-	var failed error
 	for part := range slices.Chunk(keys, (len(keys)+63)/64) {
 		wg.Go(func() {
 			for _, k := range part {
-				if err := o.insist(ctx, p, k); err != nil {
+				if err := f(k); err != nil {
 					mu.Lock()
 					defer mu.Unlock()
 					failed = err
@@ -83,7 +90,6 @@ func (o *opened) fill(ctx context.Context, p limiter.Policy, keys []string) erro
 		})
 	}
 	wg.Wait()
-	o.known[quota] = failed == nil
 	return failed
 }
 

@@ -177,7 +177,7 @@ func (r *run) redisPeers() section {
 				if r.server.addr == "" {
 					return nil, fmt.Errorf("peers need an address of the form redis://HOST:PORT")
 				}
-				all := keys(r.id, 2000)
+				all := keys(r.id, manyKeys)
 				if c.pattern != 1 {
 					all = all[:1]
 				}
@@ -185,10 +185,15 @@ func (r *run) redisPeers() section {
 				for _, name := range rows {
 					take, closer := r.redisDecider(name, p.quota)
 					defer closer()
-					for _, k := range all {
-						if _, err := take(k); err != nil && r.ctx.Err() != nil {
-							return nil, nil
-						}
+					// One alone loads the script. What fails here fails again when
+					// it counts.
+					take(all[0])
+					each(all, func(key string) error {
+						take(key)
+						return r.ctx.Err()
+					})
+					if r.ctx.Err() != nil {
+						return nil, nil
 					}
 					draws := p.draws(all)
 					loads = append(loads, pace.Load{Name: name, Do: func(caller, i int) error {

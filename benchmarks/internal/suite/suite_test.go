@@ -79,6 +79,44 @@ func TestCheckMeasuresQuotes(t *testing.T) {
 	}
 }
 
+// TestExactnessIsNoMedian: one round with one too many misses the ratio, in
+// whichever row; what memory admits is of four quotas.
+func TestExactnessIsNoMedian(t *testing.T) {
+	admitted := func(highest float64) report.Row {
+		return report.Row{Name: oneByOne, Metrics: map[string]pace.Spread{"admitted": {Median: 10, Min: 10, Max: highest}, "bound": one(10)}}
+	}
+	memory := report.Row{Name: inMemory, Metrics: map[string]pace.Spread{"admitted": one(40), "bound": one(10)}}
+	exact := admitted(10)
+	exact.Name = coalesced
+	none := report.Row{Name: denyCache, Metrics: map[string]pace.Spread{"admitted": one(0), "bound": one(10)}}
+	left := report.Row{Name: onCluster, Note: "no cluster"}
+	for _, tt := range []struct {
+		name  string
+		rows  []report.Row
+		known bool
+		held  bool
+	}{
+		{"exact", []report.Row{memory, admitted(10), exact, left}, true, true},
+		{"one too many once", []report.Row{memory, admitted(11), exact, left}, true, false},
+		{"nobody admitted", []report.Row{memory, exact, none}, false, false},
+		{"memory only", []report.Row{memory, left}, false, false},
+	} {
+		r := &report.Results{Sections: []report.Section{{ID: "exactness", Groups: []report.Group{{Name: "weir", Rows: tt.rows}}}}}
+		found := false
+		for _, c := range claim(r) {
+			if strings.Contains(c.Text, "four processes") {
+				found = true
+				if c.Known != tt.known || c.Held() != tt.held {
+					t.Errorf("%s: measured %v, held %v; want %v, %v", tt.name, c.Known, c.Held(), tt.known, tt.held)
+				}
+			}
+		}
+		if !found {
+			t.Fatal("no such ratio")
+		}
+	}
+}
+
 // TestPinsFail shows that a path with more allocations than are pinned is a
 // fault, and that those there are hold.
 func TestPinsFail(t *testing.T) {
