@@ -126,6 +126,26 @@ func TestExactness(t *testing.T) {
 	}
 }
 
+// TestExactnessInOneProcess needs no server. A quota takes 86 s to have one unit
+// more.
+func TestExactnessInOneProcess(t *testing.T) {
+	var stderr bytes.Buffer
+	code, _, r := command(t, t.Context(), &stderr, "-only", "exactness/in memory, in one process/(weir|x/time/rate)")
+	if code != 0 {
+		t.Fatalf("exit %d: %s", code, stderr.String())
+	}
+	if r.Machine.Redis != "not asked" {
+		t.Errorf("asked Redis: %s", r.Machine.Redis)
+	}
+	rows := r.Section("exactness").Group("in memory, in one process").Rows
+	if len(rows) != 3 {
+		t.Errorf("%d rows, want weir and two of x/time/rate: %v", len(rows), rows)
+	}
+	if got := rows[0].Metrics["admitted"]; rows[0].Name != "weir" || got.Min != 1000 || got.Max != 1000 {
+		t.Errorf("%s admitted %v, want 1000 each time", rows[0].Name, got)
+	}
+}
+
 // interrupter cancels when it has been told of so many comparisons.
 type interrupter struct {
 	bytes.Buffer

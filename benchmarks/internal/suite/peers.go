@@ -26,6 +26,8 @@ var costColumns = []string{"wall", "cpu_ns", "cpu_ratio", "wall_ratio", "allocs"
 var quotas = map[peer.Quota]limiter.Policy{
 	peer.Plenty: {Name: "client", Limit: 1, Window: time.Second, Burst: 1 << 30},
 	peer.Few:    limiter.PerDay("client", 1),
+
+	peer.Thousand: limiter.PerDay("client", 1000),
 }
 
 // memoryPeers compares decisions in memory.

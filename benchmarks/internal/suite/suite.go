@@ -173,6 +173,9 @@ func (s *section) needsRedis(g group) bool {
 	case "memory-peers", "middleware", "chain", "capture", "proxy", "proxies", "downloads", "pinned":
 		return false
 	}
+	if g.name == oneProcess {
+		return false
+	}
 	for _, row := range g.rows {
 		if row != inMemory && row != overPrefix+inMemory && row != nothing {
 			return true
