@@ -98,6 +98,18 @@ func TestEmbedded(t *testing.T) {
 			t.Errorf("%s has CPU time of a server that is no process", name)
 		}
 	}
+	// A peer for which it is too little leaves the others.
+	const group = "hot key, goroutines: 64"
+	code, stdout, r = command(t, t.Context(), &stderr, "-only", "redis-peers/"+group+"/(redis_rate v10$|rueidis)")
+	if code != 0 {
+		t.Fatalf("exit %d: %s", code, stderr.String())
+	}
+	if _, ok := r.Section("redis-peers").Group(group).Row("redis_rate v10").Get("rate"); !ok {
+		t.Errorf("redis_rate was not measured: %s", stdout)
+	}
+	if len(r.Left) != 1 || !strings.Contains(r.Left[0], "rueidis") {
+		t.Errorf("left out: %q, want rueidis", r.Left)
+	}
 }
 
 // TestExactness has four processes ask each backend. Memory is one quota in

@@ -221,7 +221,12 @@ func (r *run) press(names []string, callers int, p limiter.Policy, draws func([]
 			}
 			err = o.fill(r.ctx, p, known)
 		}
-		if err != nil {
+		switch {
+		case err == nil:
+		case errors.Is(err, errNoCluster):
+			r.leave(err.Error()) // not in every group
+			continue
+		default:
 			if r.ctx.Err() == nil {
 				failed = append(failed, fmt.Errorf("%s: %w", name, err))
 			}

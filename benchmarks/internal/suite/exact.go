@@ -242,7 +242,11 @@ func Child() bool {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	rec, err := o.carryOut()
+	var rec reckoning
+	var err error
+	if failed := try(func() { rec, err = o.carryOut() }); failed != nil {
+		err = failed
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

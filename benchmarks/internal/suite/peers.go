@@ -2,6 +2,7 @@ package suite
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"runtime"
@@ -184,8 +185,14 @@ func (r *run) redisPeers() section {
 					all = all[:1]
 				}
 				var loads []pace.Load
+				var failed []error
 				for _, name := range rows {
-					take, closer := r.redisDecider(name, p.quota)
+					var take func(string) (bool, error)
+					var closer func()
+					if err := try(func() { take, closer = r.redisDecider(name, p.quota) }); err != nil {
+						failed = append(failed, fmt.Errorf("%s: %w", name, err))
+						continue
+					}
 					defer closer()
 					// One alone loads the script. What fails here fails again when
 					// it counts.
@@ -203,7 +210,7 @@ func (r *run) redisPeers() section {
 						return err
 					}})
 				}
-				return r.rates(loads, make([]bool, len(loads)), c.callers, r.server.used()), nil
+				return r.rates(loads, make([]bool, len(loads)), c.callers, r.server.used()), errors.Join(failed...)
 			},
 		})
 	}

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -214,8 +215,11 @@ func (r *run) step(what string) bool {
 	return r.ctx.Err() == nil
 }
 
+// leave says what is left out, once.
 func (r *run) leave(what string) {
-	r.left = append(r.left, what)
+	if !slices.Contains(r.left, what) {
+		r.left = append(r.left, what)
+	}
 }
 
 // connect finds the server, and puts the delay in front of it and the cluster
@@ -242,7 +246,7 @@ func (r *run) cluster() error {
 		return nil
 	}
 	if r.server.kind != own {
-		return errors.New("needs a redis-server that this run may start")
+		return errNoCluster
 	}
 	return try(func() { r.place.Cluster = startCluster(r.stage) })
 }
