@@ -37,6 +37,38 @@ func TestQuotes(t *testing.T) {
 	}
 }
 
+// TestRootREADME holds the sentence of the repository's README against the same
+// table.
+func TestRootREADME(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join("..", "..", "..", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Join(strings.Fields(string(b)), " ")
+	for _, tt := range []struct {
+		quote, sentence string
+		bound           float64
+	}{
+		{"Redis, one hot key, 256 goroutines: decisions a second, times redis_rate's", "on one hot key and 256 goroutines at least 5 times redis_rate's decisions a second", 5},
+		{"Redis, 10,000 keys, 64 goroutines: decisions a second, times redis_rate's", "with 10,000 keys and 64 goroutines at least twice", 2},
+		{"Redis, 10,000 keys, 64 goroutines: the server's CPU time a decision, of redis_rate's", "at most 0.4 of its server time", 0.4},
+	} {
+		if !strings.Contains(text, tt.sentence) {
+			t.Errorf("README.md does not say %q", tt.sentence)
+		}
+		found := false
+		for _, q := range quotes {
+			found = found || q.text == tt.quote && max(q.atLeast, q.atMost) == tt.bound
+		}
+		if !found {
+			t.Errorf("no such ratio is checked: %s, %v", tt.quote, tt.bound)
+		}
+	}
+	if n := strings.Count(text, "redis_rate"); n != 1 {
+		t.Errorf("README.md compares with redis_rate %d times, 1 is known here", n)
+	}
+}
+
 // TestCheckMeasuresQuotes shows that each quote is about groups and rows that
 // -check measures: a mistake in their names would leave it unmeasured for ever.
 func TestCheckMeasuresQuotes(t *testing.T) {
