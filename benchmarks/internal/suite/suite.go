@@ -275,8 +275,8 @@ func put(row *report.Row, metric string, figures []float64, scale float64) {
 
 // ratio adds the ratio of figures, round by round.
 func ratio(row *report.Row, metric string, a, b []float64) {
-	if len(a) > 0 && len(b) > 0 {
-		row.Metrics[metric] = pace.Ratio(a, b)
+	if r := pace.Ratio(a, b); r.Max > 0 {
+		row.Metrics[metric] = r
 	}
 }
 
