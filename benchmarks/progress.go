@@ -43,7 +43,9 @@ func (p *progress) show(done, total int, group, row string) {
 		if r := []rune(text); len(r) > 118 {
 			text = string(r[:117]) + "…"
 		}
-		fmt.Fprintf(p.w, "\r\x1b[K%s", text)
+		// A terminal that is narrower cuts the line off, instead of going on in
+		// the next one, which would be there for good.
+		fmt.Fprintf(p.w, "\r\x1b[K\x1b[?7l%s\x1b[?7h", text)
 		return
 	}
 	if group != p.last {

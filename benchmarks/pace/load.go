@@ -98,7 +98,7 @@ func (h *Heat) measure(do func(int, int) error, o LoadOptions) {
 
 	n := float64(max(1, all.times.total))
 	add := func(figures *[]float64, f float64) { *figures = append(*figures, f) }
-	add(&h.Rate, n/took.Seconds())
+	add(&h.Rate, float64(all.times.total)/took.Seconds())
 	add(&h.P50, float64(all.times.quantile(0.5)))
 	add(&h.P95, float64(all.times.quantile(0.95)))
 	add(&h.P99, float64(all.times.quantile(0.99)))

@@ -151,11 +151,14 @@ func Median(figures []float64) Spread {
 	return Spread{mid, s[0], s[len(s)-1]}
 }
 
-// Ratio returns the spread of a/b, over the rounds that both have.
+// Ratio returns the spread of a/b, over the rounds that both have and in which b
+// is not 0.
 func Ratio(a, b []float64) Spread {
-	r := make([]float64, min(len(a), len(b)))
-	for i := range a {
-		r[i] = a[i] / b[i]
+	var r []float64
+	for i := range min(len(a), len(b)) {
+		if b[i] != 0 {
+			r = append(r, a[i]/b[i])
+		}
 	}
 	return Median(r)
 }

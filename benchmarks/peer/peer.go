@@ -19,12 +19,13 @@ import (
 )
 
 // A Quota is what every decider is made with: Plenty is never used up, Few is
-// used up by the first request.
+// used up by the first request, Thousand is a thousand a day.
 type Quota int
 
 const (
 	Plenty Quota = iota
 	Few
+	Thousand
 )
 
 // A Decider takes one unit of key's quota and reports whether there was one.
@@ -90,8 +91,11 @@ var Deciders = []Decider{
 }
 
 func (q Quota) perDay() int {
-	if q == Few {
+	switch q {
+	case Few:
 		return 1
+	case Thousand:
+		return 1000
 	}
 	return 1 << 40
 }
@@ -99,8 +103,11 @@ func (q Quota) perDay() int {
 // rate is for those that know a burst: one a second, and so many at once that
 // they are never used up.
 func (q Quota) rate() (rate.Limit, int) {
-	if q == Few {
+	switch q {
+	case Few:
 		return 1e-9, 1
+	case Thousand:
+		return 1000.0 / (24 * 60 * 60), 1000
 	}
 	return 1, 1 << 30
 }
@@ -127,8 +134,8 @@ func (q Quota) ulule() *ulule.Limiter {
 
 func (q Quota) throttled() *throttled.GCRARateLimiterCtx {
 	quota := throttled.RateQuota{MaxRate: throttled.PerSec(1), MaxBurst: 1 << 30}
-	if q == Few {
-		quota = throttled.RateQuota{MaxRate: throttled.PerDay(1)}
+	if q != Plenty {
+		quota = throttled.RateQuota{MaxRate: throttled.PerDay(q.perDay()), MaxBurst: q.perDay() - 1}
 	}
 	return must(throttled.NewGCRARateLimiterCtx(must(throttledstore.NewCtx(0)), quota))
 }

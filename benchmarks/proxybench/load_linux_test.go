@@ -5,9 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -20,37 +18,15 @@ import (
 	"github.com/goweir/weir/benchmarks/pace"
 )
 
-// proxies starts one upstream and the proxies in front of it. Caddy, which is a
-// module of its own, is among them when measuring.
+// proxies starts one upstream and the proxies in front of it.
 func proxies(t *testing.T, r role, names ...string) (upstream *child, fronts []*child) {
 	t.Helper()
 	upstream = start(t, role{SndBuf: r.SndBuf})
 	for _, name := range names {
-		if name == "Caddy" {
-			fronts = append(fronts, caddy(t, upstream))
-			continue
-		}
 		r.Proxy, r.Upstream = name, upstream.URL
 		fronts = append(fronts, start(t, r))
 	}
 	return upstream, fronts
-}
-
-func caddy(t *testing.T, upstream *child) *child {
-	t.Helper()
-	program := filepath.Join(t.TempDir(), "caddybench")
-	cmd := exec.Command("go", "build", "-o", program, ".")
-	cmd.Dir, cmd.Env = "../caddybench", append(os.Environ(), "GOWORK=off")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0") // a port that is free
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := ln.Addr().String()
-	ln.Close()
-	return run(t, exec.Command(program, addr, upstream.addr()))
 }
 
 // turns calls f for each front, in another order each round.
@@ -77,10 +53,10 @@ func turns(fronts []*child, f func(i int)) {
 // for each, under wrk.
 func TestRequests(t *testing.T) {
 	names := []string{"weir", "weir, all off", "ReverseProxy", "ReverseProxy, tuned", "Echo v5 Proxy"}
+	upstream, fronts := proxies(t, role{}, names...)
 	if *measuring {
-		names = append(names, "Caddy")
+		names, fronts = withPrograms(t, upstream, names, fronts)
 	}
-	_, fronts := proxies(t, role{}, names...)
 	if !*measuring {
 		for i, f := range fronts {
 			res, err := http.Get(f.URL + "/small")
@@ -135,10 +111,10 @@ func wrk(t *testing.T, url string) (rate, n float64) {
 // the proxy's CPU time a byte. Upstream and client do as little as they can.
 func TestBulk(t *testing.T) {
 	names := []string{"weir", "ReverseProxy", "ReverseProxy, tuned", "Echo v5 Proxy"}
+	upstream, fronts := proxies(t, role{}, names...)
 	if *measuring {
-		names = append(names, "Caddy")
+		names, fronts = withPrograms(t, upstream, names, fronts)
 	}
-	_, fronts := proxies(t, role{}, names...)
 	each := size(int64(256<<20), 1<<20)
 	for _, chunk := range []int{0, 32 << 10, 4 << 10} {
 		rates, cpu := make([][]float64, len(fronts)), make([][]float64, len(fronts))
@@ -151,8 +127,12 @@ func TestBulk(t *testing.T) {
 		if !*measuring {
 			continue
 		}
+		kind := "known length"
+		if chunk > 0 {
+			kind = fmt.Sprintf("chunks of %d", chunk)
+		}
 		for i, name := range names {
-			t.Logf("chunks of %5d: %-20s %5.0f MiB/s, %.2f CPU s/GiB; weir: %v times the rate, %v of the CPU time", chunk, name,
+			t.Logf("%s, %s: %.0f MiB/s, %.2f CPU s/GiB; weir: %v times the rate, %v of the CPU time", name, kind,
 				pace.Median(rates[i]).Median/(1<<20), pace.Median(cpu[i]).Median*(1<<30)/1e9, pace.Ratio(rates[0], rates[i]), pace.Ratio(cpu[0], cpu[i]))
 		}
 	}

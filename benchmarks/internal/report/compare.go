@@ -7,7 +7,7 @@ type Change struct {
 	Section, Group, Row string
 	Metric              Metric
 	Old, New            pace.Spread
-	Ratio               float64 // new to old, by the medians
+	Ratio               float64 // new to old, by the medians; 0 if the old one is 0
 
 	// Apart says that the spreads of the two do not touch. Whatever else is
 	// within the noise of the two runs.
@@ -15,7 +15,7 @@ type Change struct {
 }
 
 // Better reports whether the change is for the better.
-func (c Change) Better() bool { return c.Metric.Lower == (c.Ratio < 1) }
+func (c Change) Better() bool { return c.Metric.Lower == (c.New.Median < c.Old.Median) }
 
 // compared are the metrics that Compare looks at: the others are parts of these,
 // or say what was asked for.
@@ -25,7 +25,7 @@ var compared = map[string]bool{
 }
 
 // Compare returns how the figures of both runs differ, in the order of the new
-// one. What only one of them has is left out.
+// one. What only one of them has is left out, and what reads the same in both.
 func Compare(old, now *Results) []Change {
 	var changes []Change
 	for _, s := range now.Sections {
@@ -36,10 +36,11 @@ func Compare(old, now *Results) []Change {
 				for _, id := range s.Columns {
 					o, ok := before.Get(id)
 					n, known := r.Get(id)
-					if !ok || !known || !compared[id] || o.Median == n.Median {
+					m := MetricOf(id)
+					if !ok || !known || !compared[id] || m.Format(o) == m.Format(n) {
 						continue
 					}
-					c := Change{Section: s.ID, Group: g.Name, Row: r.Name, Metric: MetricOf(id), Old: o, New: n}
+					c := Change{Section: s.ID, Group: g.Name, Row: r.Name, Metric: m, Old: o, New: n}
 					if o.Median != 0 {
 						c.Ratio = n.Median / o.Median
 					}

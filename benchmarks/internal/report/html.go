@@ -222,7 +222,10 @@ func (p *page) changes(changes []Change) {
 	for _, c := range changes {
 		if c.Apart {
 			class := "bad"
-			if c.Better() {
+			switch {
+			case c.Metric.Neutral:
+				class = ""
+			case c.Better():
 				class = "good"
 			}
 			p.f(`<tr><th>%s / %s / %s</th><td>%s</td><td class="%s">%s</td></tr>`, html.EscapeString(c.Section),

@@ -94,12 +94,14 @@ func TestCompare(t *testing.T) {
 	rows := now.Sections[0].Groups[0].Rows
 	rows[0].Metrics["rate"] = pace.Spread{Median: 2, Min: 1.8, Max: 2.2}    // from 1: faster
 	rows[1].Metrics["p50"] = pace.Spread{Median: 80, Min: 79, Max: 81}      // from 8: slower
-	rows[2].Metrics["rate"] = pace.Spread{Median: 3.1, Min: 2.7, Max: 3.4}  // from 3: within the noise
+	rows[2].Metrics["rate"] = pace.Spread{Median: 3.6, Min: 2.7, Max: 3.9}  // from 3: within the noise
+	rows[0].Metrics["commands"] = pace.Spread{Median: 8.0001}               // from 8: reads the same
 	rows[2].Metrics["offered"] = pace.Spread{Median: 999}                   // nobody's merit
 	now.Sections[0].Groups[1].Rows[0].Name = "another"                      // in one of them only
 	now.Sections[1].Groups[0].Rows[0].Metrics["allocs"] = pace.Spread{}     // from some to none
 	was.Sections[1].Groups[0].Rows[4].Metrics["allocs"] = pace.Spread{}     // equal: 0
 	now.Sections[1].Groups[0].Rows[1].Metrics = map[string]pace.Spread(nil) // no longer measured
+	was.Sections[2].Groups[0].Rows[0].Metrics["allocs"] = pace.Spread{}     // from none to some
 	var got []string
 	for _, c := range report.Compare(was, now) {
 		got = append(got, fmt.Sprintf("%s %s apart=%v better=%v", c.Row, c.Metric.ID, c.Apart, c.Better()))
@@ -109,6 +111,7 @@ func TestCompare(t *testing.T) {
 		`a "name" & <b> | c p50 apart=true better=false`,
 		"third rate apart=false better=true",
 		"memory allocs apart=true better=true",
+		"memory allocs apart=true better=false",
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("changes\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

@@ -259,7 +259,7 @@ func frame(rows []Row, label string, m Metric, sc scale) *svg {
 		class := "mid"
 		if sc.at(v) > plotWidth-20 {
 			class = "end"
-		} else if sc.at(v) < 12 {
+		} else if sc.at(v) < 20 {
 			class = "start"
 		}
 		s.text(sc.at(v), height-7, class, short(m, v))

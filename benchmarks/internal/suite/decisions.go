@@ -67,13 +67,20 @@ func (o *opened) fill(ctx context.Context, p limiter.Policy, keys []string) erro
 	if o.known[quota] {
 		return nil
 	}
+	failed := each(keys, func(k string) error { return o.insist(ctx, p, k) })
+	o.known[quota] = failed == nil
+	return failed
+}
+
+// each calls f for every key, from 64 goroutines at most, of which each stops at
+// its first error.
+func each(keys []string, f func(string) error) (failed error) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
-	var failed error
 	for part := range slices.Chunk(keys, (len(keys)+63)/64) {
 		wg.Go(func() {
 			for _, k := range part {
-				if err := o.insist(ctx, p, k); err != nil {
+				if err := f(k); err != nil {
 					mu.Lock()
 					defer mu.Unlock()
 					failed = err
@@ -83,7 +90,6 @@ func (o *opened) fill(ctx context.Context, p limiter.Policy, keys []string) erro
 		})
 	}
 	wg.Wait()
-	o.known[quota] = failed == nil
 	return failed
 }
 
@@ -215,7 +221,12 @@ func (r *run) press(names []string, callers int, p limiter.Policy, draws func([]
 			}
 			err = o.fill(r.ctx, p, known)
 		}
-		if err != nil {
+		switch {
+		case err == nil:
+		case errors.Is(err, errNoCluster):
+			r.leave(err.Error()) // not in every group
+			continue
+		default:
 			if r.ctx.Err() == nil {
 				failed = append(failed, fmt.Errorf("%s: %w", name, err))
 			}
@@ -293,16 +304,18 @@ func (r *run) rates(loads []pace.Load, far []bool, callers int, used func() pace
 			put(row, "cpu", h.CPU, 1e-3) // ns a decision are ms a million
 		}
 		errs, err := h.Errors, h.Err
-		if timed != nil && len(timed[i].P50) > 0 {
+		if timed != nil && timed[i].Answers > 0 && due[i].Every > 0 {
 			t := timed[i]
 			put(row, "offered", []float64{float64(callers) / due[i].Every.Seconds()}, 1)
 			put(row, "p50", t.P50, 1)
 			put(row, "p95", t.P95, 1)
 			put(row, "p99", t.P99, 1)
 			put(row, "max", []float64{slices.Max(t.Max)}, 1)
-			errs += t.Errors
-			if t.Err != nil {
-				err = t.Err
+		}
+		if timed != nil {
+			errs += timed[i].Errors
+			if timed[i].Err != nil {
+				err = timed[i].Err
 			}
 		}
 		if errs > 0 {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/goweir/weir/benchmarks/internal/report"
 	"github.com/goweir/weir/benchmarks/pace"
+	"github.com/goweir/weir/benchmarks/peer"
 	"github.com/goweir/weir/benchmarks/redisbench"
 	"github.com/goweir/weir/limiter"
 )
@@ -22,6 +23,8 @@ import (
 const (
 	processes = 4
 	inEach    = 250 // decisions, by 50 goroutines
+
+	oneProcess = "in memory, in one process"
 )
 
 // exactness counts what is admitted when four processes ask at once.
@@ -31,7 +34,8 @@ func (r *run) exactness() section {
 		Text: fmt.Sprintf("%d processes of %d decisions each, by 50 goroutines each, all at once, about one quota of 10 an hour; the mark is the bound, 10. "+
 			"Five times each, each time about another key: median, lowest and highest. Memory belongs to a process, so %d of them admit %d times as much: that is what a shared backend is for. "+
 			"Leases are cut down to the quota here, and admit up to a lease more for each process over a longer time, which is their documented price. "+
-			"go-zero's TokenLimiter is not asked: its units come back each second.", processes, inEach, processes, processes),
+			"go-zero's TokenLimiter is not asked: its units come back each second. In one process 16 goroutines ask 40,000 times, at once, about a thousand a day; "+
+			"an error, which throttled may answer with, admits nobody.", processes, inEach, processes, processes),
 	}}
 	rows := []string{inMemory, oneByOne, coalesced, denyCache, leased, overPrefix + denyCache, onCluster}
 	var peers []string
@@ -79,7 +83,56 @@ func (r *run) exactness() section {
 	if s.groups[0].name != "weir" {
 		s.groups[0], s.groups[1] = s.groups[1], s.groups[0]
 	}
+	rows = []string{weir}
+	for _, d := range peer.Deciders {
+		rows = append(rows, d.Name)
+	}
+	s.groups = append(s.groups, group{name: oneProcess, rows: rows, turns: 5, measure: func(rows []string) (out []report.Row, err error) {
+		for _, name := range rows {
+			row := report.Row{Name: name}
+			var admitted []float64
+			for range 5 {
+				if !r.step(name) {
+					return out, nil
+				}
+				admitted = append(admitted, float64(admittedAtOnce(name)))
+			}
+			put(&row, "admitted", admitted, 1)
+			put(&row, "bound", []float64{1000}, 1)
+			put(&row, "asked", []float64{atOnce * askedByEach}, 1)
+			out = append(out, row)
+		}
+		return out, nil
+	}})
 	return s
+}
+
+const (
+	atOnce      = 16
+	askedByEach = 2500
+)
+
+// admittedAtOnce counts what a new decider with a quota of a thousand a day
+// admits. It takes too short for another one to come back.
+func admittedAtOnce(name string) int64 {
+	take, closer := memoryDecider(name, peer.Thousand)
+	defer closer()
+	var admitted atomic.Int64
+	var wg sync.WaitGroup
+	begin := make(chan struct{})
+	for range atOnce {
+		wg.Go(func() {
+			<-begin
+			for range askedByEach {
+				if take("ann") {
+					admitted.Add(1)
+				}
+			}
+		})
+	}
+	close(begin)
+	wg.Wait()
+	return admitted.Load()
 }
 
 // An order is what a process is started for, and a reckoning its answer.
@@ -189,7 +242,11 @@ func Child() bool {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	rec, err := o.carryOut()
+	var rec reckoning
+	var err error
+	if failed := try(func() { rec, err = o.carryOut() }); failed != nil {
+		err = failed
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

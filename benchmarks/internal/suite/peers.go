@@ -2,6 +2,7 @@ package suite
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"runtime"
@@ -26,6 +27,8 @@ var costColumns = []string{"wall", "cpu_ns", "cpu_ratio", "wall_ratio", "allocs"
 var quotas = map[peer.Quota]limiter.Policy{
 	peer.Plenty: {Name: "client", Limit: 1, Window: time.Second, Burst: 1 << 30},
 	peer.Few:    limiter.PerDay("client", 1),
+
+	peer.Thousand: limiter.PerDay("client", 1000),
 }
 
 // memoryPeers compares decisions in memory.
@@ -177,18 +180,29 @@ func (r *run) redisPeers() section {
 				if r.server.addr == "" {
 					return nil, fmt.Errorf("peers need an address of the form redis://HOST:PORT")
 				}
-				all := keys(r.id, 2000)
+				all := keys(r.id, manyKeys)
 				if c.pattern != 1 {
 					all = all[:1]
 				}
 				var loads []pace.Load
+				var failed []error
 				for _, name := range rows {
-					take, closer := r.redisDecider(name, p.quota)
+					var take func(string) (bool, error)
+					var closer func()
+					if err := try(func() { take, closer = r.redisDecider(name, p.quota) }); err != nil {
+						failed = append(failed, fmt.Errorf("%s: %w", name, err))
+						continue
+					}
 					defer closer()
-					for _, k := range all {
-						if _, err := take(k); err != nil && r.ctx.Err() != nil {
-							return nil, nil
-						}
+					// One alone loads the script. What fails here fails again when
+					// it counts.
+					take(all[0])
+					each(all, func(key string) error {
+						take(key)
+						return r.ctx.Err()
+					})
+					if r.ctx.Err() != nil {
+						return nil, nil
 					}
 					draws := p.draws(all)
 					loads = append(loads, pace.Load{Name: name, Do: func(caller, i int) error {
@@ -196,7 +210,7 @@ func (r *run) redisPeers() section {
 						return err
 					}})
 				}
-				return r.rates(loads, make([]bool, len(loads)), c.callers, r.server.used()), nil
+				return r.rates(loads, make([]bool, len(loads)), c.callers, r.server.used()), errors.Join(failed...)
 			},
 		})
 	}

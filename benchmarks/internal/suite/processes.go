@@ -24,7 +24,8 @@ var processTests = []struct{ name, test, about string }{
 func (r *run) processes() section {
 	s := section{Section: report.Section{
 		ID: "proxies", Title: "Proxies, each a process of its own",
-		Text: "What `go test -v -run TEST ./benchmarks/proxybench -measure` prints. It needs Linux, the go command, and for requests a second wrk (apt-get install wrk).",
+		Text: "What `go test -v -run TEST ./benchmarks/proxybench -measure` prints. It needs Linux, the go command, and for requests a second wrk (apt-get install wrk). " +
+			"nginx, HAProxy and Caddy take part if they are installed.",
 	}}
 	for _, p := range processTests {
 		s.groups = append(s.groups, group{
@@ -55,7 +56,8 @@ func (r *run) processTest(test string) (string, error) {
 		}
 	}
 	cmd := exec.CommandContext(r.ctx, "go", "test", "-v", "-count=1", "-run", "^"+test+"$",
-		"github.com/goweir/weir/benchmarks/proxybench", "-measure", "-rounds", fmt.Sprint(r.cases().Rounds))
+		"github.com/goweir/weir/benchmarks/proxybench", "-measure", "-caddy=false", "-rounds", fmt.Sprint(r.cases().Rounds))
+	endTogether(cmd) // what the test has started goes with it
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -173,6 +174,9 @@ func (s *section) needsRedis(g group) bool {
 	case "memory-peers", "middleware", "chain", "capture", "proxy", "proxies", "downloads", "pinned":
 		return false
 	}
+	if g.name == oneProcess {
+		return false
+	}
 	for _, row := range g.rows {
 		if row != inMemory && row != overPrefix+inMemory && row != nothing {
 			return true
@@ -211,8 +215,11 @@ func (r *run) step(what string) bool {
 	return r.ctx.Err() == nil
 }
 
+// leave says what is left out, once.
 func (r *run) leave(what string) {
-	r.left = append(r.left, what)
+	if !slices.Contains(r.left, what) {
+		r.left = append(r.left, what)
+	}
 }
 
 // connect finds the server, and puts the delay in front of it and the cluster
@@ -239,7 +246,7 @@ func (r *run) cluster() error {
 		return nil
 	}
 	if r.server.kind != own {
-		return errors.New("needs a redis-server that this run may start")
+		return errNoCluster
 	}
 	return try(func() { r.place.Cluster = startCluster(r.stage) })
 }
@@ -268,8 +275,8 @@ func put(row *report.Row, metric string, figures []float64, scale float64) {
 
 // ratio adds the ratio of figures, round by round.
 func ratio(row *report.Row, metric string, a, b []float64) {
-	if len(a) > 0 && len(b) > 0 {
-		row.Metrics[metric] = pace.Ratio(a, b)
+	if r := pace.Ratio(a, b); r.Max > 0 {
+		row.Metrics[metric] = r
 	}
 }
 

@@ -37,6 +37,38 @@ func TestQuotes(t *testing.T) {
 	}
 }
 
+// TestRootREADME holds the sentence of the repository's README against the same
+// table.
+func TestRootREADME(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join("..", "..", "..", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Join(strings.Fields(string(b)), " ")
+	for _, tt := range []struct {
+		quote, sentence string
+		bound           float64
+	}{
+		{"Redis, one hot key, 256 goroutines: decisions a second, times redis_rate's", "on one hot key and 256 goroutines at least 5 times redis_rate's decisions a second", 5},
+		{"Redis, 10,000 keys, 64 goroutines: decisions a second, times redis_rate's", "with 10,000 keys and 64 goroutines at least twice", 2},
+		{"Redis, 10,000 keys, 64 goroutines: the server's CPU time a decision, of redis_rate's", "at most 0.4 of its server time", 0.4},
+	} {
+		if !strings.Contains(text, tt.sentence) {
+			t.Errorf("README.md does not say %q", tt.sentence)
+		}
+		found := false
+		for _, q := range quotes {
+			found = found || q.text == tt.quote && max(q.atLeast, q.atMost) == tt.bound
+		}
+		if !found {
+			t.Errorf("no such ratio is checked: %s, %v", tt.quote, tt.bound)
+		}
+	}
+	if n := strings.Count(text, "redis_rate"); n != 1 {
+		t.Errorf("README.md compares with redis_rate %d times, 1 is known here", n)
+	}
+}
+
 // TestCheckMeasuresQuotes shows that each quote is about groups and rows that
 // -check measures: a mistake in their names would leave it unmeasured for ever.
 func TestCheckMeasuresQuotes(t *testing.T) {
@@ -76,6 +108,44 @@ func TestCheckMeasuresQuotes(t *testing.T) {
 	}
 	if got := Faults(results, false); len(got) != 0 {
 		t.Errorf("without -check ratios are faults: %q", got)
+	}
+}
+
+// TestExactnessIsNoMedian: one round with one too many misses the ratio, in
+// whichever row; what memory admits is of four quotas.
+func TestExactnessIsNoMedian(t *testing.T) {
+	admitted := func(highest float64) report.Row {
+		return report.Row{Name: oneByOne, Metrics: map[string]pace.Spread{"admitted": {Median: 10, Min: 10, Max: highest}, "bound": one(10)}}
+	}
+	memory := report.Row{Name: inMemory, Metrics: map[string]pace.Spread{"admitted": one(40), "bound": one(10)}}
+	exact := admitted(10)
+	exact.Name = coalesced
+	none := report.Row{Name: denyCache, Metrics: map[string]pace.Spread{"admitted": one(0), "bound": one(10)}}
+	left := report.Row{Name: onCluster, Note: "no cluster"}
+	for _, tt := range []struct {
+		name  string
+		rows  []report.Row
+		known bool
+		held  bool
+	}{
+		{"exact", []report.Row{memory, admitted(10), exact, left}, true, true},
+		{"one too many once", []report.Row{memory, admitted(11), exact, left}, true, false},
+		{"nobody admitted", []report.Row{memory, exact, none}, false, false},
+		{"memory only", []report.Row{memory, left}, false, false},
+	} {
+		r := &report.Results{Sections: []report.Section{{ID: "exactness", Groups: []report.Group{{Name: "weir", Rows: tt.rows}}}}}
+		found := false
+		for _, c := range claim(r) {
+			if strings.Contains(c.Text, "four processes") {
+				found = true
+				if c.Known != tt.known || c.Held() != tt.held {
+					t.Errorf("%s: measured %v, held %v; want %v, %v", tt.name, c.Known, c.Held(), tt.known, tt.held)
+				}
+			}
+		}
+		if !found {
+			t.Fatal("no such ratio")
+		}
 	}
 }
 
