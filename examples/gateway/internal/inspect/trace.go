@@ -44,7 +44,8 @@ type decision struct {
 	Cost      int           `json:"cost,omitempty"`
 	Verdict   string        `json:"verdict"` // allowed, refused, shadow, spared or failed
 	Remaining int           `json:"remaining"`
-	Level     float64       `json:"level"` // of the bucket afterwards, in units
+	Level     float64       `json:"level"`            // of the bucket afterwards, in units
+	Fading    float64       `json:"fading,omitempty"` // units that the window before a sliding one still takes
 	Retry     time.Duration `json:"retry,omitempty"`
 	Reset     time.Duration `json:"reset,omitempty"`
 	Delay     time.Duration `json:"delay,omitempty"`
