@@ -183,7 +183,7 @@ function rowNode(r) {
   const cell = (cls, ...c) => el("td", { class: cls, role: "gridcell" }, ...c);
   const tr = el("tr", { role: "row", tabindex: -1, "aria-selected": String(r.n === view.chosen), "data-n": r.n, class: "new", title: r.route ? "route " + r.route : "no route" },
     cell("time", clock(r.at).slice(0, 8), el("span", { class: "frac" }, clock(r.at).slice(8))), cell("st", el("span", { class: "status " + statusClass(r.status) }, r.status || "—")),
-    cell("req", el("span", { class: "method" }, r.method), el("span", { class: "path" }, r.path, r.query ? el("span", { class: "query" }, "?" + r.query) : "")),
+    cell("req", el("span", { class: "method" }, r.method), " ", el("span", { class: "path" }, r.path, r.query ? el("span", { class: "query" }, "?" + r.query) : "")),
     cell("client", r.client || ""), cell("num", bytes(r.size)),
     cell("tk", el("div", { class: "took" }, el("span", { class: "ms" }, duration(r.ms)), spans(r))), cell("by", chip(r)));
   return tr;
@@ -442,6 +442,10 @@ $("ask").addEventListener("submit", (e) => {
   $("token").value = "";
   ask(false);
   follow();
+});
+document.querySelector(".skip").addEventListener("click", (e) => {
+  e.preventDefault(); // the fragment is for the token
+  ($("rows").querySelector('tr[tabindex="0"]') || $("filter")).focus();
 });
 window.addEventListener("hashchange", () => location.reload());
 

@@ -71,10 +71,7 @@ function bodyView(m) {
   if (m.body !== undefined && m.body_encoding === "base64") parts.push(el("pre", { class: "hex", tabindex: 0 }, hex(m.body)));
   else if (m.body) {
     const json = pretty(m.body);
-    const pre = el("pre", { tabindex: 0 });
-    pre.append(...(json ? jsonView(json) : shown(m.body)));
-    parts.push(pre);
-    if (!json && !m.truncated && /\bjson\b/i.test(m.content_type || "")) parts.push(el("p", { class: "said-so" }, "This is not valid JSON: it stands as it came."));
+    parts.push(el("pre", { tabindex: 0 }, json ? jsonView(json) : shown(m.body)));
   }
   if (m.truncated) parts.push(el("p", { class: "said-so" }, `Only the first ${bytes(m.captured || (m.body || "").length)} of ${bytes(m.size)} are here. ${skipText[m.skipped] || ""}`));
   else if (m.skipped && (m.size || m.skipped !== "no_body")) parts.push(el("p", { class: "said-so" }, skipText[m.skipped] || `Not captured: ${m.skipped}.`));
