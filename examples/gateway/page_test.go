@@ -270,7 +270,7 @@ func TestInspectorShowsHostileText(t *testing.T) {
 	b := newBrowser(t)
 	const evil = `<img src=x onerror=document.title=1>`
 	g := start(t, `
-admin: {listen: 127.0.0.1:0, inspector: true, actions: true, token: 'a%2Fb%c<i>"'}
+admin: {listen: 127.0.0.1:0, inspector: true, actions: true, token: 'a%2Fb%c<i>"é✓'}
 routes:
   - {path: /, upstreams: [demo], limits: [{name: '`+evil+`', key: ip, rate: 100/s}]}
 `)
@@ -298,7 +298,7 @@ routes:
 		send(x.path, x.contentType, x.sent)
 	}
 	b.look(t, g)
-	if got := eval[string](t, b, `view.token`); got != `a%2Fb%c<i>"` {
+	if got := eval[string](t, b, `view.token`); got != `a%2Fb%c<i>"é✓` {
 		t.Errorf("the page has the token %q", got)
 	}
 	b.await(t, fmt.Sprintf(`document.querySelectorAll("#rows tr").length === %d`, len(bodies)))
@@ -342,9 +342,21 @@ routes:
 		t.Errorf("a cell has %d characters", got)
 	}
 	b.await(t, `document.querySelector("#rows .chip b").textContent.startsWith("<img")`)
+
+	// What is no text is shown in hex, and what is cut is said to be.
+	send("/echo?what=binary", "text/plain", "caf\xe9 <b>\x01")
+	send("/echo?what=very-long", "text/plain", strings.Repeat("long ", 40_000))
+	b.openRow(t, `#rows td[title="/echo?what=binary"]`)
+	b.await(t, `document.querySelector("#request-body .hex")?.textContent === "000000  " + "63 61 66 e9 20 3c 62 3e 01".padEnd(48) + " caf· <b>·"`)
+	b.await(t, `document.querySelector("#curl").textContent.startsWith("# the body is not whole here\n")`)
+	b.openRow(t, `#rows td[title="/echo?what=very-long"]`)
+	b.await(t, `document.querySelector("#request-body").textContent.includes("Only the first 64 KiB of 195 KiB are here.")`)
+	b.await(t, `document.querySelector("#curl").textContent.startsWith("# the body is not whole here\n")`)
+
 	if title := eval[string](t, b, `document.title`); title != "weir inspector" {
 		t.Errorf("the title is %q", title)
 	}
+	b.openRow(t, "#rows tr:last-child")
 	b.shoot(t, "hostile")
 	if c := b.complaints(); len(c) > 0 {
 		t.Errorf("the console complains: %q", c)

@@ -21,7 +21,8 @@ function findToken() {
 }
 
 async function api(path, options = {}) {
-  const res = await fetch("api/" + path, { ...options, headers: { Authorization: "Bearer " + view.token, ...options.headers } });
+  const token = String.fromCharCode(...new TextEncoder().encode(view.token)); // a field holds bytes
+  const res = await fetch("api/" + path, { ...options, headers: { Authorization: "Bearer " + token, ...options.headers } });
   if (res.status === 401) {
     ask();
     throw new Error("the token is not the gateway’s");
@@ -180,7 +181,8 @@ function chip(r) {
 }
 
 function rowNode(r) {
-  const cell = (cls, ...c) => el("td", { class: cls, role: "gridcell" }, ...c);
+  const path = r.path + (r.query ? "?" + r.query : "");
+  const cell = (cls, ...c) => el("td", { class: cls, role: "gridcell", title: cls === "req" && path.length > 16 ? path : undefined }, ...c);
   const tr = el("tr", { role: "row", tabindex: -1, "aria-selected": String(r.n === view.chosen), "data-n": r.n, class: "new", title: r.route ? "route " + r.route : "no route" },
     cell("time", clock(r.at).slice(0, 8), el("span", { class: "frac" }, clock(r.at).slice(8))), cell("st", el("span", { class: "status " + statusClass(r.status) }, r.status || "—")),
     cell("req", el("span", { class: "method" }, r.method), " ", el("span", { class: "path" }, r.path, r.query ? el("span", { class: "query" }, "?" + r.query) : "")),

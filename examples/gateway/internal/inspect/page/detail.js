@@ -102,7 +102,6 @@ function curl(x) {
   words.push(quote(`${x.scheme}://${x.host}${x.path}${x.query ? "?" + x.query : ""}`));
   const notes = [];
   if (words.some((w) => w.includes(mask))) notes.push("# masked values stand as " + mask);
-  if (words.some((w) => w.includes("\\000"))) notes.push("# no argument can hold a zero byte: the command ends there");
   if (x.request.truncated || (x.request.size && body === undefined) || x.request.body_encoding) notes.push("# the body is not whole here");
   return [...notes, words.join(" \\\n  ")].join("\n");
 }
