@@ -61,7 +61,7 @@ routes:
   - path: /
     upstreams: [%q]
     in_flight: {name: slots, max: 3}
-    pool: {breaker: {failure_ratio: 0.5, min_requests: 4, open_for: 500ms}}
+    pool: {breaker: {failure_ratio: 0.5, min_requests: 4, open_for: 2s}}
   - path: /away/
     upstreams: ["http://127.0.0.1:1"]
     pool: {health: {path: /healthz, interval: 100ms, down: 1}}
@@ -96,9 +96,11 @@ routes:
 		get(t, g.URL+"/")
 	}
 	b.await(t, card(0, "breaker open")+` || `+card(0, "breaker half-open"))
-	b.await(t, `!!document.querySelectorAll("#overview .card")[0]?.querySelector(".chip.bad")`)
+	b.openRow(t, "#rows .chip.bad")
+	b.await(t, `document.querySelector('#rows tr[aria-selected="true"] .chip').textContent === "proxybreaker open" && document.querySelector("#detail").textContent.includes("none answered: breaker open")`)
+	b.click(t, "#close")
 	get(t, g.URL+"/away/")
-	b.await(t, `!!document.querySelector("#rows .chip.warn")`) // a fallback
+	b.await(t, `document.querySelector("#rows .chip.warn")?.textContent === "fallbackall are down"`)
 	b.shoot(t, "breaker")
 	broken.Store(false)
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {

@@ -42,7 +42,8 @@ type row struct {
 	RetryMS   float64 `json:"retry_ms,omitempty"`
 	Asked     string  `json:"upstream,omitempty"`
 	Attempts  int     `json:"attempts,omitempty"`
-	Fallback  string  `json:"fallback,omitempty"`
+	Fallback  string  `json:"fallback,omitempty"` // why it answered
+	Failed    string  `json:"failed,omitempty"`   // why no upstream did, nor a fallback
 	RefusedBy string  `json:"refused_by,omitempty"`
 }
 
@@ -50,7 +51,7 @@ func rowOf(n int64, x *capture.Exchange, t *trace) row {
 	r := row{
 		N: n, At: x.Start.UnixMilli(), Method: brief(x.Method), Path: brief(x.Path), Query: brief(x.Query), Route: x.Route,
 		Status: x.Status, Size: x.Response.Body.Size, MS: millis(x.Duration), Outcome: string(x.Outcome),
-		Attempts: len(t.Attempts), Fallback: t.Fallback, RefusedBy: x.RefusedBy,
+		Attempts: len(t.Attempts), Fallback: t.Fallback, Failed: t.Failed, RefusedBy: x.RefusedBy,
 	}
 	if x.Client.IsValid() {
 		r.Client = x.Client.WithZone("").String() // a zone may be any text

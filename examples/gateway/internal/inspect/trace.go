@@ -31,6 +31,7 @@ type trace struct {
 	Decisions []decision    `json:"decisions,omitempty"`
 	Attempts  []attempt     `json:"attempts,omitempty"`
 	Fallback  string        `json:"fallback,omitempty"` // why it answered
+	Failed    string        `json:"failed,omitempty"`   // why no upstream did, nor a fallback
 }
 
 // A decision is what became of one charge.
@@ -166,5 +167,9 @@ func (proxyObserver) Observe(ctx context.Context, e proxy.Event) {
 		t.Waiting += e.Duration
 	case proxy.EventFallback:
 		t.Fallback = e.Reason.String()
+	case proxy.EventRequest:
+		if e.Reason != 0 && e.Result != proxy.OutcomeFallback {
+			t.Failed = e.Reason.String()
+		}
 	}
 }

@@ -168,7 +168,8 @@ function term(word) {
 }
 
 function chip(r) {
-  if (r.fallback) return el("span", { class: "chip warn" }, el("b", {}, "fallback"), r.fallback);
+  if (r.fallback) return el("span", { class: "chip warn" }, el("b", {}, "fallback"), el("span", {}, reasons[r.fallback] || r.fallback));
+  if (r.failed) return el("span", { class: "chip bad" }, el("b", {}, "proxy"), el("span", {}, reasons[r.failed] || r.failed));
   if (r.verdict === "refused") {
     return el("span", { class: "chip refused" }, el("b", {}, r.policy), r.retry_ms ? el("span", { title: "the same fits then" }, "in " + duration(r.retry_ms)) : "refused");
   }
@@ -296,7 +297,7 @@ function routeView(r, s) {
     const bad = u.down || u.ejected_ms > 0 || u.breaker === "open";
     return el("div", { class: "step " + (bad || r.degraded ? "down" : "up") }, el("span", { class: "mono" }, u.name), " ",
       u.down ? el("span", { class: "chip bad" }, "down") : "", u.ejected_ms > 0 ? el("span", { class: "chip bad" }, "ejected for " + duration(u.ejected_ms)) : "",
-      u.breaker !== "none" ? el("span", { class: "chip " + (u.breaker === "closed" ? "good" : "bad") }, "breaker " + u.breaker) : "",
+      u.breaker !== "none" ? el("span", { class: "chip " + ({ closed: "good", open: "bad" }[u.breaker] || "warn") }, "breaker " + u.breaker) : "",
       el("p", { class: "small" }, `${u.in_flight} in flight${u.waiting ? `, ${u.waiting} waiting` : ""}${u.weight > 1 ? `, weight ${u.weight}` : ""}`));
   });
   return el("div", { class: "card" },

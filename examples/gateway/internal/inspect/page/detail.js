@@ -13,6 +13,12 @@ const skipText = {
   redaction_failed: "It cannot be searched for secrets, so it is not shown.",
 };
 
+// Why no upstream has answered.
+const reasons = {
+  forced: "degraded", "no-upstream": "all are down", open: "breaker open", busy: "all are busy",
+  unreachable: "unreachable", timeout: "timed out", failed: "they failed",
+};
+
 // shown is a value in which masked parts stand out.
 function shown(value) {
   return value.split(mask).flatMap((part, i) => (i ? [el("span", { class: "masked", title: "masked: a secret" }, "●●●"), part] : [part]));
@@ -142,7 +148,7 @@ function detailView(data, actions) {
   const facts = [
     ["when", clock(row.at)], ["client", row.client], ["route", row.route || "none"], ["host", x.host], ["protocol", x.proto],
     ["ended", x.outcome === "ok" ? "" : [x.outcome, x.side && "on the side of the " + x.side, x.phase && "in the phase " + x.phase].filter(Boolean).join(", ")],
-    ["refused by", x.refused_by], ["fallback", t.fallback && "answered: " + t.fallback],
+    ["refused by", x.refused_by], ["fallback", t.fallback && "answered: " + (reasons[t.fallback] || t.fallback)], ["upstreams", t.failed && "none answered: " + (reasons[t.failed] || t.failed)],
     ...Object.entries(x.attributes || {}),
   ].filter(([, v]) => v);
   const text = curl(x);
