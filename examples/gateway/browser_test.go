@@ -41,7 +41,7 @@ func newBrowser(t *testing.T) *browserTab {
 	} {
 		opts = append(opts, chromedp.Flag(name, true))
 	}
-	ctx, timeout := context.WithTimeout(context.Background(), 90*time.Second)
+	ctx, timeout := context.WithTimeout(context.Background(), 3*time.Minute)
 	ctx, stop := chromedp.NewExecAllocator(ctx, opts...)
 	ctx, cancel := chromedp.NewContext(ctx)
 	b := &browserTab{ctx: ctx}

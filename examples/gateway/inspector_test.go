@@ -489,7 +489,7 @@ func TestInspectorUnderLoad(t *testing.T) {
 	// is to bear before, and half after.
 	passed := func(n float64) float64 {
 		t.Helper()
-		for deadline := time.Now().Add(50 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		for deadline := time.Now().Add(75 * time.Second); ; time.Sleep(100 * time.Millisecond) {
 			if got := eval[float64](t, b, `view.last`); got >= n {
 				return got
 			}

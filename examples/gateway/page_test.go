@@ -100,7 +100,7 @@ routes:
 	b.await(t, `document.querySelector('#rows tr[aria-selected="true"] .chip').textContent === "proxybreaker open" && document.querySelector("#detail").textContent.includes("none answered: breaker open")`)
 	b.click(t, "#close")
 	get(t, g.URL+"/away/")
-	b.await(t, `document.querySelector("#rows .chip.warn")?.textContent === "fallbackall are down"`)
+	b.await(t, `document.querySelector("#rows .chip.warn")?.textContent === "fallbackall down"`)
 	b.shoot(t, "breaker")
 	broken.Store(false)
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {

@@ -15,7 +15,7 @@ const skipText = {
 
 // Why no upstream has answered.
 const reasons = {
-  forced: "degraded", "no-upstream": "all are down", open: "breaker open", busy: "all are busy",
+  forced: "degraded", "no-upstream": "all down", open: "breaker open", busy: "all busy",
   unreachable: "unreachable", timeout: "timed out", failed: "they failed",
 };
 
