@@ -98,7 +98,7 @@ routes:
 	b.await(t, card(0, "breaker open")+` || `+card(0, "breaker half-open"))
 	b.openRow(t, "#rows .chip.bad")
 	b.await(t, `document.querySelector('#rows tr[aria-selected="true"] .chip').textContent === "proxybreaker open" && document.querySelector("#detail").textContent.includes("none answered: breaker open")`)
-	b.click(t, "#close")
+	b.leave(t)
 	get(t, g.URL+"/away/")
 	b.await(t, `document.querySelector("#rows .chip.warn")?.textContent === "fallbackall down"`)
 	b.shoot(t, "breaker")
@@ -228,7 +228,7 @@ func TestInspectorIsAccessible(t *testing.T) {
 	}
 
 	// By the keyboard alone: to the exchanges, into one, and what is said on the way.
-	b.click(t, "#close")
+	b.leave(t)
 	eval[bool](t, b, `(document.querySelector(".skip").focus(), true)`)
 	b.do(t, chromedp.KeyEvent("\r"))
 	b.await(t, `document.activeElement.tagName === "TR" && document.activeElement.getAttribute("aria-selected") === "false"`)
