@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"time"
 
 	"github.com/goweir/weir/capture"
@@ -82,7 +83,7 @@ func (a *admin) describe(w io.Writer) {
 		fmt.Fprintf(w, "  health, metrics and profiles: http://%s\n", reachable(a.ln.Addr().(*net.TCPAddr).AddrPort()))
 	}
 	if a.inspector != nil {
-		fmt.Fprintf(w, "  inspector: http://%s/inspector/#%s\n", reachable(a.ln.Addr().(*net.TCPAddr).AddrPort()), a.token)
+		fmt.Fprintf(w, "  inspector: http://%s/inspector/#%s\n", reachable(a.ln.Addr().(*net.TCPAddr).AddrPort()), url.PathEscape(a.token))
 	}
 }
 

@@ -40,6 +40,9 @@ func dangers(c *config.Config) []string {
 	if a := c.Admin.Listen; a != "" && !isLoopback(string(a)) {
 		say("admin.listen is %s: whoever reaches it sees metrics, by profiles what is in memory, and by reading the traffic the inspector's token", a)
 	}
+	if n := len(c.Admin.Token); c.Admin.Inspector && n > 0 && n < 16 {
+		say("admin.token has %d characters: one that short can be found by trying; without it a random one is made", n)
+	}
 	if c.Admin.Actions {
 		say("admin.actions: whoever has the inspector's token can change what is limited")
 	}

@@ -3,6 +3,7 @@ package main_test
 import (
 	"context"
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,7 +42,7 @@ func newBrowser(t *testing.T) *browserTab {
 	} {
 		opts = append(opts, chromedp.Flag(name, true))
 	}
-	ctx, timeout := context.WithTimeout(context.Background(), 90*time.Second)
+	ctx, timeout := context.WithTimeout(context.Background(), 3*time.Minute)
 	ctx, stop := chromedp.NewExecAllocator(ctx, opts...)
 	ctx, cancel := chromedp.NewContext(ctx)
 	b := &browserTab{ctx: ctx}
@@ -85,6 +86,21 @@ func (b *browserTab) do(t *testing.T, actions ...chromedp.Action[chromedp.Void])
 func (b *browserTab) click(t *testing.T, selector string) {
 	t.Helper()
 	b.do(t, chromedp.Click(chromedp.CSS(selector)))
+}
+
+// press clicks what the page may build anew at any time, and so without a mouse,
+// which would have to find it first.
+func (b *browserTab) press(t *testing.T, selector string) {
+	t.Helper()
+	b.await(t, fmt.Sprintf(`(e => { e?.click(); return !!e; })(document.querySelector(%q))`, selector))
+}
+
+// leave closes the detail, and leaves the row that has the focus then: for as
+// long as somebody is there by keyboard the list is held.
+func (b *browserTab) leave(t *testing.T) {
+	t.Helper()
+	b.press(t, "#close")
+	b.await(t, `(document.activeElement.blur(), document.querySelector("#detail").hidden)`)
 }
 
 // await waits until a JavaScript expression is true.

@@ -111,11 +111,11 @@ func TestUnsafeIsSaid(t *testing.T) {
 		{"safe", "admin: {listen: 127.0.0.1:0}\nroutes: [{path: /, upstreams: [demo]}]", nil},
 		{"everything", `
 trust: [128.0.0.0/1]
-admin: {listen: "127.0.0.1:0", inspector: true, actions: true}
+admin: {listen: "127.0.0.1:0", inspector: true, token: short, actions: true}
 audit: {max_size: 0}
 redis: {url: "redis://192.0.2.1:6379", when_down: open}
 routes: [{path: /, upstreams: [demo]}]
-`, []string{"trust has 128.0.0.0/1", "admin.actions", "audit.max_size", "redis.url is not encrypted", "redis.secret", "redis.when_down is open"}},
+`, []string{"trust has 128.0.0.0/1", "admin.actions", "admin.token has 5 characters", "audit.max_size", "redis.url is not encrypted", "redis.secret", "redis.when_down is open"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			g := start(t, tt.config)

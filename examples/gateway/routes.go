@@ -53,15 +53,15 @@ func (b *builder) route(r *config.Route, field string) (*route, error) {
 		if err := built.rules.Validate(); err != nil {
 			return nil, b.At(r.Pos, field+".limits", err)
 		}
-		opts := b.limitOptions(r.Unkeyed, built.rules, 0)
+		opts := func(rules limiter.Rules) *limiter.Options { return b.limitOptions(r.Unkeyed, rules, 0) }
 		if b.inspector == nil {
-			h = limiter.Middleware(b.chain.store, built.rules, opts)(h)
+			h = limiter.Middleware(b.chain.store, built.rules, opts(built.rules))(h)
 		} else {
 			by := make([]string, len(r.Limits))
 			for i := range r.Limits {
 				by[i] = string(r.Limits[i].Key)
 			}
-			built.shown = b.inspector.Limits(r.Path.Text, b.chain.store, built.rules, by, *opts)
+			built.shown = b.inspector.Limits(r.Path.Text, b.chain.store, built.rules, by, opts)
 			h = built.shown.Middleware(h)
 		}
 		for i := range r.Limits {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/http"
 	"time"
+
+	"github.com/goweir/weir/limiter"
 )
 
 // A request for an action. Which fields count is said at the action.
@@ -49,14 +51,15 @@ func (in *Inspector) action(do func(*http.Request, request) (did string, err err
 
 // reset makes the quota of Policy and Key whole.
 func (in *Inspector) reset(r *http.Request, q request) (string, error) {
-	_, l, c, ok := in.keys.find(q.Policy, q.Key)
-	if !ok {
+	var l limiter.Limiter
+	var c limiter.Charge
+	if !in.keys.find(q.Policy, q.Key, func(s *keyState) { l, c = s.limiter, s.charge }) {
 		return "", errUnknown
 	}
 	if err := l.Reset(r.Context(), c); err != nil {
 		return "reset a key", err
 	}
-	in.keys.whole(q.Policy, q.Key, time.Now())
+	in.keys.find(q.Policy, q.Key, func(s *keyState) { s.whole(time.Now()) })
 	return "reset a key", nil
 }
 

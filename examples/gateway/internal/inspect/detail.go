@@ -3,12 +3,12 @@ package inspect
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/goweir/weir/capture"
 )
@@ -28,7 +28,7 @@ func (in *Inspector) detail(w http.ResponseWriter, r *http.Request) {
 	n, _ := strconv.ParseInt(r.PathValue("n"), 10, 64)
 	x, ok := in.find(n)
 	if !ok {
-		refuse(w, http.StatusNotFound, "this exchange is not kept any more")
+		refuse(w, http.StatusNotFound, "this exchange is not kept any more: only the latest are")
 		return
 	}
 	t, x := take(x)
@@ -37,18 +37,15 @@ func (in *Inspector) detail(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusInternalServerError, "the record cannot be written")
 		return
 	}
-	curves := []keyView{}
-	for _, d := range t.Decisions {
-		if d.Key == "" {
-			continue
-		}
-		if v, _, _, ok := in.keys.find(d.Policy, d.Key); ok {
-			curves = append(curves, v)
+	curves := []curve{}
+	for i := range t.Decisions {
+		if d := &t.Decisions[i]; d.Key != "" && d.Remaining >= 0 && d.Verdict != "spared" {
+			in.keys.find(d.Policy, d.Key, func(s *keyState) { curves = append(curves, s.around(d)) })
 		}
 	}
 	answer(w, map[string]any{
 		"row": rowOf(n, x, t), "exchange": json.RawMessage(record.Bytes()), "trace": t,
-		"curves": curves, "now": time.Now().UnixMilli(),
+		"curves": curves,
 	})
 }
 
@@ -71,6 +68,10 @@ func (in *Inspector) har(w http.ResponseWriter, r *http.Request) {
 		defer os.RemoveAll(dir)
 		err = in.writeHAR(filepath.Join(dir, "weir.har"), want)
 	}
+	if errors.Is(err, errForgotten) {
+		refuse(w, http.StatusNotFound, err.Error())
+		return
+	}
 	if err != nil {
 		in.opts.Log.Error("inspector: no archive", "error", err)
 		refuse(w, http.StatusInternalServerError, "the archive cannot be written: the log says why")
@@ -81,12 +82,15 @@ func (in *Inspector) har(w http.ResponseWriter, r *http.Request) {
 	http.ServeFile(w, r, filepath.Join(dir, "weir.har"))
 }
 
+var errForgotten = errors.New("none of these is kept any more")
+
 func (in *Inspector) writeHAR(name string, want map[int64]bool) error {
 	har, err := capture.OpenHAR(name)
 	if err != nil {
 		return err
 	}
 	defer har.Close()
+	written := 0
 	for n := int64(0); n < in.ring.Last(); {
 		x, at, err := in.ring.Next(ended, n)
 		if err != nil {
@@ -100,6 +104,10 @@ func (in *Inspector) writeHAR(name string, want map[int64]bool) error {
 		if err := har.Record(ended, x); err != nil {
 			return err
 		}
+		written++
+	}
+	if written == 0 && len(want) > 0 {
+		return errForgotten
 	}
 	return har.Close()
 }

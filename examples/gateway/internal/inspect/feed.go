@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/goweir/weir/capture"
@@ -41,15 +42,16 @@ type row struct {
 	RetryMS   float64 `json:"retry_ms,omitempty"`
 	Asked     string  `json:"upstream,omitempty"`
 	Attempts  int     `json:"attempts,omitempty"`
-	Fallback  string  `json:"fallback,omitempty"`
+	Fallback  string  `json:"fallback,omitempty"` // why it answered
+	Failed    string  `json:"failed,omitempty"`   // why no upstream did, nor a fallback
 	RefusedBy string  `json:"refused_by,omitempty"`
 }
 
 func rowOf(n int64, x *capture.Exchange, t *trace) row {
 	r := row{
-		N: n, At: x.Start.UnixMilli(), Method: x.Method, Path: x.Path, Query: x.Query, Route: x.Route,
+		N: n, At: x.Start.UnixMilli(), Method: brief(x.Method), Path: brief(x.Path), Query: brief(x.Query), Route: x.Route,
 		Status: x.Status, Size: x.Response.Body.Size, MS: millis(x.Duration), Outcome: string(x.Outcome),
-		Attempts: len(t.Attempts), Fallback: t.Fallback, RefusedBy: x.RefusedBy,
+		Attempts: len(t.Attempts), Fallback: t.Fallback, Failed: t.Failed, RefusedBy: x.RefusedBy,
 	}
 	if x.Client.IsValid() {
 		r.Client = x.Client.WithZone("").String() // a zone may be any text
@@ -81,6 +83,15 @@ func rowOf(n int64, x *capture.Exchange, t *trace) row {
 		}
 	}
 	return r
+}
+
+// brief cuts what a stranger may have made long. The detail has it whole.
+func brief(s string) string {
+	const most = 300
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
 }
 
 // deciding returns the decision that mattered: the refusal, else the shadow that
@@ -134,13 +145,14 @@ func (in *Inspector) feed(w http.ResponseWriter, r *http.Request) {
 	ticker := time.NewTicker(feedEvery)
 	defer ticker.Stop()
 	for i := 0; ; i++ {
-		rows, last, lost := in.since(r.Context(), after, 500)
-		after = last
 		_ = rc.SetWriteDeadline(time.Now().Add(feedDeadline))
-		if len(rows) > 0 && !event(w, "rows", map[string]any{"rows": rows, "lost": lost}) {
+		// The state first: by it a page sees that its rows are another gateway's.
+		if i%stateEvery == 0 && !event(w, "state", in.state(time.Now())) {
 			return
 		}
-		if i%stateEvery == 0 && !event(w, "state", in.state(time.Now())) {
+		rows, last, lost := in.since(r.Context(), after, 500)
+		after = last
+		if len(rows) > 0 && !event(w, "rows", map[string]any{"rows": rows, "lost": lost}) {
 			return
 		}
 		if rc.Flush() != nil {
@@ -164,10 +176,12 @@ func event(w http.ResponseWriter, name string, v any) bool {
 }
 
 // after returns the number behind which a reader wants to begin: all that is
-// kept, unless the query says otherwise.
+// kept, unless the query says otherwise. A number that was given by a gateway
+// that was started at another time says nothing.
 func (in *Inspector) after(r *http.Request) int64 {
+	started := r.FormValue("started")
 	n, err := strconv.ParseInt(r.FormValue("after"), 10, 64)
-	if err == nil && n >= 0 {
+	if err == nil && n >= 0 && (started == "" || started == strconv.FormatInt(in.started.UnixMilli(), 10)) {
 		return min(n, in.ring.Last())
 	}
 	_, first, err := in.ring.Next(ended, 0)

@@ -79,8 +79,9 @@ type Inspector struct {
 	started time.Time
 	handler http.Handler
 
-	mu      sync.Mutex
-	counted map[[2]string]*counters // by route and policy
+	mu       sync.Mutex
+	counted  map[ruleID]*counters
+	switched map[ruleID]switched
 }
 
 // New returns an Inspector. The error joins every fault of o.
@@ -97,7 +98,8 @@ func New(o Options) (*Inspector, error) {
 	}
 	in := &Inspector{
 		opts: o, ring: capture.NewRing(&o.Ring), keys: newKeys(),
-		streams: make(chan struct{}, maxStreams), started: time.Now(), counted: map[[2]string]*counters{},
+		streams: make(chan struct{}, maxStreams), started: time.Now(),
+		counted: map[ruleID]*counters{}, switched: map[ruleID]switched{},
 	}
 	in.routes.Store(new([]Route))
 	files, err := fs.Sub(page, "page")
@@ -123,7 +125,22 @@ func (in *Inspector) ServeHTTP(w http.ResponseWriter, r *http.Request) { in.hand
 
 // Show replaces the routes that are shown, after a configuration was loaded.
 // They must not be changed afterwards.
-func (in *Inspector) Show(routes []Route) { in.routes.Store(&routes) }
+func (in *Inspector) Show(routes []Route) {
+	in.routes.Store(&routes)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, r := range routes {
+		if r.Limits == nil {
+			continue
+		}
+		for i, rule := range r.Limits.rules.Load().rules {
+			id := ruleID{r.Pattern, rule.Policy.Name}
+			if hand, ok := in.switched[id]; ok && hand.from != r.Limits.shadow[i] {
+				delete(in.switched, id) // the configuration has the last word
+			}
+		}
+	}
+}
 
 func answer(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")

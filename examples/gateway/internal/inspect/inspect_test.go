@@ -83,7 +83,7 @@ func TestShadowKeepsTheQuota(t *testing.T) {
 			{Policy: limiter.PerHour("wide", 100), Key: limiter.KeyGlobal},
 			{Policy: limiter.PerHour("narrow", 2), Key: limiter.KeyGlobal},
 		}
-		limits := in.Limits("/", limiter.NewMemory(nil), rules, []string{"global", "global"}, limiter.Options{})
+		limits := in.Limits("/", limiter.NewMemory(nil), rules, []string{"global", "global"}, nil)
 		in.Show([]Route{{Pattern: "/", Limits: limits}})
 		h := chain(in, limits, ok)
 		act := func(on bool) {
@@ -115,10 +115,24 @@ func TestShadowKeepsTheQuota(t *testing.T) {
 		if wide := s.Routes[0].Rules[0]; wide.Allowed != 3 || wide.Spared != 2 {
 			t.Errorf("the other rule is shown as %+v, want 3 allowed and 2 spared", wide)
 		}
-		// Another configuration goes on with the numbers.
-		again := in.Limits("/", limits.limiter, rules, limits.by, limiter.Options{})
-		if got := again.state()[1]; got != want {
-			t.Errorf("after another load the rule is shown as %+v", got)
+		// Another configuration goes on with the numbers, and with what was
+		// switched by hand unless it says something else itself.
+		act(true)
+		want.Shadow = true
+		load := func() *Limits {
+			l := in.Limits("/", limits.limiter, rules, limits.by, nil)
+			in.Show([]Route{{Pattern: "/", Limits: l}})
+			return l
+		}
+		if got := load().state()[1]; got != want {
+			t.Errorf("after another load the rule is shown as %+v, want %+v", got, want)
+		}
+		rules[1].Shadow = true
+		load()
+		rules[1].Shadow = false
+		want.Shadow = false
+		if got := load().state()[1]; got != want {
+			t.Errorf("after the configuration has changed it the rule is shown as %+v, want %+v", got, want)
 		}
 	})
 }
@@ -194,13 +208,13 @@ func TestSamplesSpanTheCurve(t *testing.T) {
 			if !res.Allowed {
 				verdict = "refused"
 			}
-			hash = k.note(l, c, res, verdict, levelOf(p, res), time.Now())
+			hash, _ = k.note(l, c, res, verdict, levelOf(p, res), time.Now())
 		}
-		v, _, _, ok := k.find("p", hash)
-		if !ok || len(v.Samples) < 20 {
-			t.Fatalf("%d samples", len(v.Samples))
+		var samples []sample
+		if !k.find("p", hash, func(s *keyState) { samples = s.samples }) || len(samples) < 20 {
+			t.Fatalf("%d samples", len(samples))
 		}
-		if span := v.Samples[len(v.Samples)-1].At - v.Samples[0].At; span < 5000 {
+		if span := samples[len(samples)-1].At - samples[0].At; span < 5000 {
 			t.Errorf("the samples span %d ms, want the 5 s that the bucket takes to fill", span)
 		}
 	})
@@ -270,8 +284,8 @@ func TestSlowBrowserIsToldWhatItMissed(t *testing.T) {
 			}
 			seen, lost = seen+len(rows.Rows), lost+rows.Lost
 		}
-		if seen != 5+20 || lost != 980 {
-			t.Errorf("%d rows were seen and %d lost, want 25 and 980", seen, lost)
+		if seen != 20 || lost != 985 {
+			t.Errorf("%d rows were seen and %d lost, want 20 and 985", seen, lost)
 		}
 	})
 }
@@ -306,7 +320,9 @@ func TestRefusalsThatAreOnlyCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		in := newInspector(t, Options{})
 		limits := in.Limits("/", limiter.NewMemory(nil), limiter.Rules{{Policy: limiter.PerHour("none", 0), Key: limiter.KeyGlobal}}, []string{"global"},
-			limiter.Options{OnDecision: func(r *http.Request, d limiter.Decision) { capture.From(r.Context()).Refused("none") }})
+			func(limiter.Rules) *limiter.Options {
+				return &limiter.Options{OnDecision: func(r *http.Request, d limiter.Decision) { capture.From(r.Context()).Refused("none") }}
+			})
 		h := chain(in, limits, ok)
 		for range 150 {
 			serve(h, "/")
@@ -331,4 +347,22 @@ func TestRefusalsThatAreOnlyCounted(t *testing.T) {
 			t.Errorf("a refusal is shown as %+v", detail)
 		}
 	})
+}
+
+// A decision is noted for the rule it is of, also where a rule before it does not
+// apply and knows quotas of the callers' own.
+func TestDecisionsAreNotedForTheirRules(t *testing.T) {
+	in := newInspector(t, Options{})
+	rules := limiter.Rules{
+		{Policy: limiter.PerHour("plans", 5), Key: limiter.KeyGlobal, Match: func(*http.Request) bool { return false },
+			PolicyFor: func(*http.Request) (limiter.Policy, bool) { return limiter.Policy{}, false }},
+		{Policy: limiter.PerHour("all", 1), Key: limiter.KeyGlobal},
+	}
+	limits := in.Limits("/", limiter.NewMemory(nil), rules, []string{"global", "global"}, nil)
+	h := chain(in, limits, ok)
+	serve(h, "/")
+	serve(h, "/")
+	if got := limits.state(); got[0].Allowed+got[0].Refused != 0 || got[1].Allowed != 1 || got[1].Refused != 1 {
+		t.Errorf("the rules are shown as %+v", got)
+	}
 }

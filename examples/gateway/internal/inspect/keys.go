@@ -46,17 +46,26 @@ type keyState struct {
 	score     float64 // of requests, halved every halfLife
 	inherited float64 // the part of it that was another key's
 	at        time.Time
-	reset     time.Duration
 	samples   []sample // oldest first
+	cut       bool     // there were older ones
+
+	// Of a sliding window, see count.
+	end           time.Time
+	units, before float64
 }
 
 // A sample is the level of a quota after a decision, or after several that came
 // close together.
 type sample struct {
-	At      int64   `json:"at"` // ms since the epoch
-	Level   float64 `json:"level"`
-	Allowed int     `json:"allowed,omitempty"`
-	Refused int     `json:"refused,omitempty"`
+	began   int64 // the first of them, in ms since the epoch
+	At      int64 // the last of them
+	Level   float64
+	Allowed int
+	Refused int
+
+	whole  time.Duration // until it is, if nobody asks
+	taken  float64       // units
+	fading float64       // SlidingWindow: units of the window before that weigh
 }
 
 func newKeys() *keys {
@@ -73,8 +82,9 @@ func (k *keys) hash(id keyID) string {
 	return hex.EncodeToString(mac.Sum(nil)[:6])
 }
 
-// note adds a decision to what is known of its key, and returns the key's hash.
-func (k *keys) note(l limiter.Limiter, c limiter.Charge, res limiter.Result, verdict string, level float64, now time.Time) string {
+// note adds a decision to what is known of its key. It returns the key's hash,
+// and for sample.fading.
+func (k *keys) note(l limiter.Limiter, c limiter.Charge, res limiter.Result, verdict string, level float64, now time.Time) (hash string, fading float64) {
 	id := keyID{c.Policy.Name, c.Policy.Window, c.Key}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -83,9 +93,9 @@ func (k *keys) note(l limiter.Limiter, c limiter.Charge, res limiter.Result, ver
 		s = k.newLocked(id, now)
 	}
 	if verdict == "spared" { // nobody looked at it
-		return s.hash
+		return s.hash, 0
 	}
-	s.limiter, s.charge, s.reset = l, c, res.ResetAfter
+	s.limiter, s.charge = l, c
 	s.decay(now)
 	s.score++
 	refused := verdict != "allowed"
@@ -94,26 +104,37 @@ func (k *keys) note(l limiter.Limiter, c limiter.Charge, res limiter.Result, ver
 	} else {
 		s.allowed++
 	}
+	if res.Remaining < 0 { // nobody counted
+		return s.hash, 0
+	}
+	if c.Policy.Algorithm == limiter.SlidingWindow {
+		fading = s.count(c.Policy, level, res.ResetAfter, now)
+	}
 	// Those that come close together are one, or a flood would leave no past.
 	gap := int64(s.span() / (maxSamples - 16) / time.Millisecond)
 	at := now.UnixMilli()
 	n := len(s.samples)
-	if n == 0 || at-s.samples[n-1].At > gap || (s.samples[n-1].Refused > 0) != refused {
-		if n == maxSamples {
-			s.samples = slices.Delete(s.samples, 0, 1)
-			n--
-		}
-		s.samples = append(s.samples, sample{At: at})
-		n++
+	if n == 0 || at-s.samples[n-1].began > gap || (s.samples[n-1].Refused > 0) != refused {
+		s.add(sample{began: at})
+		n = len(s.samples)
 	}
 	last := &s.samples[n-1]
-	last.Level = level
+	last.At, last.Level, last.whole, last.fading = at, level, res.ResetAfter, fading
 	if refused {
 		last.Refused++
 	} else {
 		last.Allowed++
+		last.taken += float64(c.Cost)
 	}
-	return s.hash
+	return s.hash, fading
+}
+
+func (s *keyState) add(next sample) {
+	if len(s.samples) == maxSamples {
+		s.samples = slices.Delete(s.samples, 0, 1)
+		s.cut = true
+	}
+	s.samples = append(s.samples, next)
 }
 
 func (k *keys) newLocked(id keyID, now time.Time) *keyState {
@@ -154,35 +175,28 @@ func (s *keyState) span() time.Duration {
 
 // A keyView is what is shown of a key.
 type keyView struct {
-	Policy    string   `json:"policy"`
-	Key       string   `json:"key"`
-	PerSecond float64  `json:"per_second"`
-	Allowed   int64    `json:"allowed"`
-	Refused   int64    `json:"refused"`
-	Algorithm string   `json:"algorithm"`
-	Limit     int      `json:"limit"`
-	WindowMS  float64  `json:"window_ms"`
-	Capacity  int      `json:"capacity"`
-	Level     float64  `json:"level"` // at At
-	At        int64    `json:"at"`    // ms since the epoch
-	ResetMS   float64  `json:"reset_ms"`
-	SpanMS    float64  `json:"span_ms"`
-	Samples   []sample `json:"samples,omitempty"`
+	Policy    string  `json:"policy"`
+	Key       string  `json:"key"`
+	PerSecond float64 `json:"per_second"`
+	Allowed   int64   `json:"allowed"`
+	Refused   int64   `json:"refused"`
+	Algorithm string  `json:"algorithm"`
+	Limit     int     `json:"limit"`
+	WindowMS  float64 `json:"window_ms"`
+	Capacity  int     `json:"capacity"`
+	Level     float64 `json:"level"` // now; -1: nobody counts
 }
 
-func (s *keyState) view(withSamples bool) keyView {
+func (s *keyState) view(now time.Time) keyView {
 	p := s.charge.Policy
 	v := keyView{
 		Policy: p.Name, Key: s.hash, Allowed: s.allowed, Refused: s.refused,
 		PerSecond: max(0, s.score-s.inherited) * math.Ln2 / halfLife.Seconds(),
 		Algorithm: p.Algorithm.String(), Limit: p.Limit, WindowMS: millis(p.Window), Capacity: capacityOf(p),
-		ResetMS: millis(s.reset), SpanMS: millis(s.span()),
+		Level: -1,
 	}
-	if n := len(s.samples); n > 0 {
-		v.Level, v.At = s.samples[n-1].Level, s.samples[n-1].At
-	}
-	if withSamples {
-		v.Samples = slices.Clone(s.samples)
+	if len(s.samples) > 0 {
+		v.Level = levelAt(course(p, s.samples), float64(now.UnixMilli()))
 	}
 	return v
 }
@@ -194,7 +208,7 @@ func (k *keys) top(n int, now time.Time) []keyView {
 	views := make([]keyView, 0, len(k.known))
 	for _, s := range k.known {
 		s.decay(now)
-		if v := s.view(false); v.At != 0 && v.PerSecond > 0.01 {
+		if v := s.view(now); v.Allowed+v.Refused > 0 && v.PerSecond > 0.01 {
 			views = append(views, v)
 		}
 	}
@@ -204,31 +218,27 @@ func (k *keys) top(n int, now time.Time) []keyView {
 	return views[:min(n, len(views))]
 }
 
-// find returns the key with this hash, if it is still known.
-func (k *keys) find(policy, hash string) (view keyView, l limiter.Limiter, c limiter.Charge, ok bool) {
+// find calls do with the key that has this hash, if it is still known, and
+// reports whether it is.
+func (k *keys) find(policy, hash string, do func(s *keyState)) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for id, s := range k.known {
 		if id.policy == policy && s.hash == hash && s.limiter != nil {
-			return s.view(true), s.limiter, s.charge, true
+			do(s)
+			return true
 		}
 	}
-	return keyView{}, nil, limiter.Charge{}, false
+	return false
 }
 
-// whole notes that a quota was reset.
-func (k *keys) whole(policy, hash string, now time.Time) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for id, s := range k.known {
-		if id.policy == policy && s.hash == hash {
-			if len(s.samples) == maxSamples {
-				s.samples = slices.Delete(s.samples, 0, 1)
-			}
-			s.samples = append(s.samples, sample{At: now.UnixMilli(), Level: float64(capacityOf(s.charge.Policy))})
-			s.reset = 0
-		}
+// whole notes that the quota was reset.
+func (s *keyState) whole(now time.Time) {
+	for i := range s.samples {
+		s.samples[i].taken = 0 // it is forgotten
 	}
+	s.units, s.before = 0, 0
+	s.add(sample{began: now.UnixMilli(), At: now.UnixMilli(), Level: float64(capacityOf(s.charge.Policy))})
 }
 
 func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

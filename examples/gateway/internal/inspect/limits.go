@@ -15,10 +15,12 @@ import (
 // so another middleware takes over with every quota as it was.
 type Limits struct {
 	in      *Inspector
+	route   string
 	limiter limiter.Limiter
-	opts    limiter.Options
+	opts    func(limiter.Rules) *limiter.Options
 	counted []*counters // by rule
 	by      []string    // by rule: what it is counted by, for people
+	shadow  []bool      // by rule: as the configuration has it
 
 	mu    sync.Mutex // held while the rules change
 	rules atomic.Pointer[limits]
@@ -32,18 +34,35 @@ type limits struct {
 
 type counters struct{ allowed, refused, shadow, spared, failed atomic.Int64 }
 
+// A ruleID names a rule. The name of a quota stands once in a route.
+type ruleID struct{ route, policy string }
+
+// A switched is what somebody has made of a rule's Shadow, and what that was in
+// the configuration.
+type switched struct{ from, to bool }
+
 // Limits returns the middleware for the rules of a route, which must be valid. by
-// says for each what it is counted by. Rules of the same route and name go on
-// with the numbers of those before them, when a configuration is loaded anew.
-func (in *Inspector) Limits(route string, l limiter.Limiter, rules limiter.Rules, by []string, opts limiter.Options) *Limits {
-	s := &Limits{in: in, limiter: l, opts: opts, by: by, counted: make([]*counters, len(rules))}
+// says for each what it is counted by; opts returns the options for rules that
+// differ from these in Shadow. Rules of the same route and name go on with the
+// numbers of those before them, when a configuration is loaded anew, and with
+// what was made of their Shadow, unless the configuration has changed that too.
+func (in *Inspector) Limits(route string, l limiter.Limiter, rules limiter.Rules, by []string, opts func(limiter.Rules) *limiter.Options) *Limits {
+	s := &Limits{
+		in: in, route: route, limiter: l, opts: opts, by: by,
+		counted: make([]*counters, len(rules)), shadow: make([]bool, len(rules)),
+	}
+	rules = slices.Clone(rules)
 	in.mu.Lock()
-	for i, r := range rules {
-		id := [2]string{route, r.Policy.Name}
+	for i := range rules {
+		r := &rules[i]
+		id := ruleID{route, r.Policy.Name}
 		if in.counted[id] == nil {
 			in.counted[id] = new(counters)
 		}
-		s.counted[i] = in.counted[id]
+		s.counted[i], s.shadow[i] = in.counted[id], r.Shadow
+		if hand, ok := in.switched[id]; ok && hand.from == r.Shadow {
+			r.Shadow = hand.to
+		}
 	}
 	in.mu.Unlock()
 	s.use(rules)
@@ -51,11 +70,15 @@ func (in *Inspector) Limits(route string, l limiter.Limiter, rules limiter.Rules
 }
 
 func (s *Limits) use(rules limiter.Rules) {
-	opts := s.opts
+	var opts limiter.Options
+	if s.opts != nil {
+		opts = *s.opts(rules)
+	}
+	then := opts.OnDecision
 	opts.OnDecision = func(r *http.Request, d limiter.Decision) {
 		s.decided(r, rules, d)
-		if s.opts.OnDecision != nil {
-			s.opts.OnDecision(r, d)
+		if then != nil {
+			then(r, d)
 		}
 	}
 	s.rules.Store(&limits{rules, limiter.Middleware(s.limiter, rules, &opts)})
@@ -74,6 +97,9 @@ func (s *Limits) setShadow(name string, on bool) bool {
 		rules[i].Shadow = on
 		s.use(rules)
 	}
+	s.in.mu.Lock()
+	defer s.in.mu.Unlock()
+	s.in.switched[ruleID{s.route, name}] = switched{from: s.shadow[i], to: on}
 	return true
 }
 
@@ -108,8 +134,9 @@ func (s *Limits) decided(r *http.Request, rules limiter.Rules, d limiter.Decisio
 	}
 	i := -1
 	for j, c := range d.Charges {
-		// Charges are in the order of rules, some of which may not apply.
-		for i++; i < len(rules)-1 && rules[i].PolicyFor == nil && rules[i].Policy.Name != c.Policy.Name; i++ {
+		// Charges are in the order of rules, some of which may not apply. A quota
+		// of the caller's own has the name of the rule's.
+		for i++; i < len(rules)-1 && rules[i].Policy.Name != c.Policy.Name; i++ {
 		}
 		res := d.Results[j]
 		verdict, count := "allowed", &s.counted[i].allowed
@@ -123,11 +150,11 @@ func (s *Limits) decided(r *http.Request, rules limiter.Rules, d limiter.Decisio
 		}
 		count.Add(1)
 		level := levelOf(c.Policy, res)
-		key := s.in.keys.note(s.limiter, c, res, verdict, level, now)
+		key, fading := s.in.keys.note(s.limiter, c, res, verdict, level, now)
 		t.add(decision{
 			Policy: c.Policy.Name, Algorithm: c.Policy.Algorithm.String(),
 			Limit: c.Policy.Limit, Window: c.Policy.Window, Capacity: capacityOf(c.Policy),
-			Key: key, Cost: c.Cost, Verdict: verdict, Remaining: res.Remaining, Level: level,
+			Key: key, Cost: c.Cost, Verdict: verdict, Remaining: res.Remaining, Level: level, Fading: fading,
 			Retry: res.RetryAfter, Reset: res.ResetAfter, Delay: res.Delay, Source: res.Source.String(), At: now,
 		})
 	}

@@ -31,6 +31,7 @@ type trace struct {
 	Decisions []decision    `json:"decisions,omitempty"`
 	Attempts  []attempt     `json:"attempts,omitempty"`
 	Fallback  string        `json:"fallback,omitempty"` // why it answered
+	Failed    string        `json:"failed,omitempty"`   // why no upstream did, nor a fallback
 }
 
 // A decision is what became of one charge.
@@ -44,7 +45,8 @@ type decision struct {
 	Cost      int           `json:"cost,omitempty"`
 	Verdict   string        `json:"verdict"` // allowed, refused, shadow, spared or failed
 	Remaining int           `json:"remaining"`
-	Level     float64       `json:"level"` // of the bucket afterwards, in units
+	Level     float64       `json:"level"`            // of the bucket afterwards, in units
+	Fading    float64       `json:"fading,omitempty"` // units that the window before a sliding one still takes
 	Retry     time.Duration `json:"retry,omitempty"`
 	Reset     time.Duration `json:"reset,omitempty"`
 	Delay     time.Duration `json:"delay,omitempty"`
@@ -165,5 +167,9 @@ func (proxyObserver) Observe(ctx context.Context, e proxy.Event) {
 		t.Waiting += e.Duration
 	case proxy.EventFallback:
 		t.Fallback = e.Reason.String()
+	case proxy.EventRequest:
+		if e.Reason != 0 && e.Result != proxy.OutcomeFallback {
+			t.Failed = e.Reason.String()
+		}
 	}
 }

@@ -6,12 +6,13 @@ const kept = [];           // rows, the newest last, sampled when there are many
 const maxKept = 1000;
 const maxDrawn = 160;      // in the table
 const perSecond = 60;      // rows that are kept of the ordinary ones in a second; as many of the others
-const view = { token: "", last: 0, matches: () => true, paused: false, chosen: 0, lost: 0, sampled: 1, state: null, drawn: new Map(), stale: false };
+const view = { token: "", last: 0, cleared: 0, matches: () => true, paused: false, chosen: 0, lost: 0, sampled: 1, state: null, drawn: new Map(), stale: false };
 
 // The token comes in the fragment, which is not sent anywhere, and leaves the
 // address bar at once.
 function findToken() {
-  const t = decodeURIComponent(location.hash.slice(1));
+  let t = location.hash.slice(1);
+  try { t = decodeURIComponent(t); } catch { /* typed as it is */ }
   if (t) {
     sessionStorage.setItem("weir-token", t);
     history.replaceState(null, "", location.pathname);
@@ -20,24 +21,27 @@ function findToken() {
 }
 
 async function api(path, options = {}) {
-  const res = await fetch("api/" + path, { ...options, headers: { Authorization: "Bearer " + view.token, ...options.headers } });
+  const token = String.fromCharCode(...new TextEncoder().encode(view.token)); // a field holds bytes
+  const res = await fetch("api/" + path, { ...options, headers: { Authorization: "Bearer " + token, ...options.headers } });
   if (res.status === 401) {
     ask();
     throw new Error("the token is not the gateway’s");
   }
-  if (!res.ok) throw new Error((await res.json().catch(() => ({}))).error || res.statusText);
+  if (!res.ok) throw Object.assign(new Error((await res.json().catch(() => ({}))).error || res.statusText), { told: true });
   return res;
 }
 
-function ask() {
-  live("off", "token needed");
-  $("ask").hidden = false;
-  $("token").focus();
+function ask(on = true) {
+  if (on) live("off", "token needed");
+  $("ask").hidden = !on;
+  for (const behind of document.querySelectorAll("header, main")) behind.inert = on;
+  if (on) $("token").focus();
 }
 
+// live says how the feed is. It is a live region, so the same is not said twice.
 function live(state, text) {
   $("live").dataset.state = state;
-  $("live-text").textContent = text;
+  if ($("live-text").textContent !== text) $("live-text").textContent = text;
 }
 
 function say(text) { $("said").textContent = text; }
@@ -52,7 +56,7 @@ function fail(err) {
 async function follow() {
   for (let wait = 500; ; wait = Math.min(wait * 2, 8000)) {
     try {
-      const res = await api("feed" + (view.last ? "?after=" + view.last : ""));
+      const res = await api("feed" + (view.last && view.state ? `?after=${view.last}&started=${view.state.started}` : ""));
       live("live", view.paused ? "paused" : "live");
       fail();
       wait = 500;
@@ -67,6 +71,7 @@ async function follow() {
       }
     } catch (err) {
       if (!$("ask").hidden) return;
+      if (err.told) fail(err);
     }
     live("off", "gone, trying again");
     await new Promise((r) => setTimeout(r, wait));
@@ -76,7 +81,22 @@ async function follow() {
 function receive(text) {
   const [, name, data] = /^event: (\w+)\ndata: (.*)$/s.exec(text) || [];
   if (name === "rows") addRows(JSON.parse(data));
-  else if (name === "state") { view.state = JSON.parse(data); view.stale = true; }
+  else if (name === "state") {
+    const before = view.state;
+    view.state = JSON.parse(data);
+    view.stale = true;
+    if (before && before.started !== view.state.started) forget(0); // another gateway, and other numbers
+  }
+}
+
+// forget drops the rows that are here, those up to a number for good.
+function forget(upTo) {
+  kept.length = 0;
+  view.cleared = upTo;
+  view.last = upTo;
+  view.lost = 0;
+  draw();
+  view.stale = true;
 }
 
 // addRows keeps rows: all of them while a person could read them, and a sample
@@ -148,7 +168,8 @@ function term(word) {
 }
 
 function chip(r) {
-  if (r.fallback) return el("span", { class: "chip warn" }, el("b", {}, "fallback"), r.fallback);
+  if (r.fallback) return el("span", { class: "chip warn" }, el("b", {}, "fallback"), el("span", {}, reasons[r.fallback] || r.fallback));
+  if (r.failed) return el("span", { class: "chip bad" }, el("b", {}, "proxy"), el("span", {}, reasons[r.failed] || r.failed));
   if (r.verdict === "refused") {
     return el("span", { class: "chip refused" }, el("b", {}, r.policy), r.retry_ms ? el("span", { title: "the same fits then" }, "in " + duration(r.retry_ms)) : "refused");
   }
@@ -161,13 +182,13 @@ function chip(r) {
 }
 
 function rowNode(r) {
-  const cell = (cls, ...c) => el("td", { class: cls, role: "cell" }, ...c);
-  const tr = el("tr", { role: "row", tabindex: -1, "data-n": r.n, class: "new", title: r.route ? "route " + r.route : "no route" },
+  const path = r.path + (r.query ? "?" + r.query : "");
+  const cell = (cls, ...c) => el("td", { class: cls, role: "gridcell", title: cls === "req" && path.length > 16 ? path : undefined }, ...c);
+  const tr = el("tr", { role: "row", tabindex: -1, "aria-selected": String(r.n === view.chosen), "data-n": r.n, class: "new", title: r.route ? "route " + r.route : "no route" },
     cell("time", clock(r.at).slice(0, 8), el("span", { class: "frac" }, clock(r.at).slice(8))), cell("st", el("span", { class: "status " + statusClass(r.status) }, r.status || "—")),
-    cell("req", el("span", { class: "method" }, r.method), el("span", { class: "path" }, r.path, r.query ? el("span", { class: "query" }, "?" + r.query) : "")),
+    cell("req", el("span", { class: "method" }, r.method), " ", el("span", { class: "path" }, r.path, r.query ? el("span", { class: "query" }, "?" + r.query) : "")),
     cell("client", r.client || ""), cell("num", bytes(r.size)),
     cell("tk", el("div", { class: "took" }, el("span", { class: "ms" }, duration(r.ms)), spans(r))), cell("by", chip(r)));
-  if (r.n === view.chosen) tr.setAttribute("aria-current", "true");
   return tr;
 }
 
@@ -191,13 +212,16 @@ function draw() {
   }
   const focusable = body.querySelector('tr[tabindex="0"]');
   if (!focusable && body.firstChild) body.firstChild.tabIndex = 0;
+  body.classList.toggle("busy", view.sampled > 1);
   $("empty").hidden = want.length > 0;
   $("empty").textContent = kept.length ? "Nothing that is kept matches this filter. What comes is looked at." : "Nothing has passed yet. Send a request to the gateway, and it appears here.";
 }
 
-// held says whether the list must not move: it is read further down.
+// held says whether the list must not move: it is read further down, or somebody
+// is about to click on it.
+let pointed = -Infinity;
 function held() {
-  return view.paused || $("scroll").scrollTop > 40 || ($("rows").contains(document.activeElement) && document.activeElement.matches(":focus-visible"));
+  return view.paused || performance.now() - pointed < 1500 || $("scroll").scrollTop > 40 || ($("rows").contains(document.activeElement) && document.activeElement.matches(":focus-visible"));
 }
 
 function newest() { return view.drawn.size ? Math.max(...view.drawn.keys()) : 0; }
@@ -244,19 +268,19 @@ function overview(s) {
     el("h2", {}, "Right now"),
     s.keys.length ? el("div", { class: "card" }, el("h3", {}, "Busiest keys"), s.keys.slice(0, 6).map((k) => keyView(k, s))) : "",
     ...s.routes.map((r) => routeView(r, s)),
-    el("p", { class: "small" }, s.actions ? "What is changed here is logged, and holds until the gateway ends." : "This page only looks; admin.actions allows it more."));
+    el("p", { class: "small" }, s.actions ? "What is changed here is logged, and holds until the gateway ends, or the configuration says otherwise." : "This page only looks; admin.actions allows it more."));
   if (focus) $("overview").querySelector(`[data-id="${CSS.escape(focus)}"]`)?.focus();
 }
 
 function keyView(k, s) {
-  const level = levelAt(k, k.at, k.level, s.now);
-  const low = level < 1;
+  const low = k.level >= 0 && k.level < 1;
+  const left = k.level < 0 ? "nobody counts" : `${number(Math.floor(k.level + 1e-6))} of ${number(k.capacity)} left`;
   return el("div", { class: "item" },
     el("span", {}, el("b", {}, k.policy), " ", el("code", { class: "small" }, k.key)),
     s.actions && resetButton(k.policy, k.key),
-    el("span", { class: "small" }, `${k.per_second.toFixed(1)} a second · ${number(Math.floor(level))} of ${number(k.capacity)} left · ${number(k.refused)} refused`),
-    el("span", { class: "meter" + (low ? " low" : ""), role: "img", "aria-label": `${number(Math.floor(level))} of ${number(k.capacity)} left` },
-      el("i", { "width%": 100 * Math.min(1, level / Math.max(1, k.capacity)) })));
+    el("span", { class: "small" }, `${k.per_second.toFixed(1)} a second · ${left} · ${number(k.refused)} refused`),
+    el("span", { class: "meter" + (low ? " low" : ""), "aria-hidden": "true" },
+      el("i", { "width%": 100 * Math.max(0, Math.min(1, k.level / Math.max(1, k.capacity))) })));
 }
 
 function routeView(r, s) {
@@ -273,7 +297,7 @@ function routeView(r, s) {
     const bad = u.down || u.ejected_ms > 0 || u.breaker === "open";
     return el("div", { class: "step " + (bad || r.degraded ? "down" : "up") }, el("span", { class: "mono" }, u.name), " ",
       u.down ? el("span", { class: "chip bad" }, "down") : "", u.ejected_ms > 0 ? el("span", { class: "chip bad" }, "ejected for " + duration(u.ejected_ms)) : "",
-      u.breaker !== "none" ? el("span", { class: "chip " + (u.breaker === "closed" ? "good" : "bad") }, "breaker " + u.breaker) : "",
+      u.breaker !== "none" ? el("span", { class: "chip " + ({ closed: "good", open: "bad" }[u.breaker] || "warn") }, "breaker " + u.breaker) : "",
       el("p", { class: "small" }, `${u.in_flight} in flight${u.waiting ? `, ${u.waiting} waiting` : ""}${u.weight > 1 ? `, weight ${u.weight}` : ""}`));
   });
   return el("div", { class: "card" },
@@ -304,7 +328,7 @@ async function open(n, again) {
   try {
     const data = await (await api("exchanges/" + n)).json();
     mark(n);
-    $("detail").replaceChildren(...detailView(data, { close, copy, har, resetButton: view.state && view.state.actions ? resetButton : () => "" }));
+    $("detail").replaceChildren(...detailView(data, { close, copy, har, resetButton: view.state && view.state.actions ? resetButton : null }));
     $("detail").hidden = false;
     $("overview").hidden = true;
     if (!again) {
@@ -316,9 +340,9 @@ async function open(n, again) {
 }
 
 function mark(n) {
-  view.drawn.get(view.chosen)?.removeAttribute("aria-current");
+  view.drawn.get(view.chosen)?.setAttribute("aria-selected", false);
   view.chosen = n;
-  view.drawn.get(n)?.setAttribute("aria-current", "true");
+  view.drawn.get(n)?.setAttribute("aria-selected", true);
 }
 
 function close() {
@@ -344,7 +368,9 @@ async function copy(text) {
 // har saves what the list shows, or one exchange.
 async function har(n) {
   try {
-    const list = n ? [n] : $("filter").value.trim() ? kept.filter(view.matches).map((r) => r.n) : [];
+    const filtered = $("filter").value.trim() !== "";
+    const list = n ? [n] : filtered ? kept.filter(view.matches).map((r) => r.n) : [];
+    if (filtered && !list.length) throw new Error("Nothing matches this filter.");
     const blob = await (await api("har" + (list.length ? "?n=" + list.join(",") : ""))).blob();
     const a = el("a", { href: URL.createObjectURL(blob), download: "weir.har" });
     a.click();
@@ -357,7 +383,6 @@ function pause() {
   view.paused = !view.paused;
   $("pause").setAttribute("aria-pressed", view.paused);
   if ($("live").dataset.state === "live") live("live", view.paused ? "paused" : "live");
-  say(view.paused ? "Paused." : "Live.");
   view.stale = true;
 }
 
@@ -384,22 +409,46 @@ document.addEventListener("keydown", (e) => {
   if (e.key === "Escape") close();
   else if (e.key === "/" && !e.target.closest("input, textarea")) { e.preventDefault(); $("filter").focus(); }
 });
+$("rows").addEventListener("pointermove", (e) => { if (e.pointerType === "mouse") pointed = performance.now(); });
+$("rows").addEventListener("pointerleave", () => { pointed = -Infinity; });
+let typing = 0;
 $("filter").addEventListener("input", () => {
   view.matches = compile($("filter").value);
   view.sampled = 1;
   draw();
+  clearTimeout(typing);
+  typing = setTimeout(refill, 300);
 });
+
+// refill looks through all that the gateway keeps: what another filter left out is
+// not here.
+async function refill() {
+  try {
+    const { rows } = await (await api("exchanges")).json();
+    const here = new Set(kept.map((r) => r.n));
+    kept.push(...rows.filter((r) => r.n > view.cleared && r.n <= view.last && !here.has(r.n) && view.matches(r)));
+    kept.sort((a, b) => a.n - b.n);
+    if (kept.length > maxKept) kept.splice(0, kept.length - maxKept);
+    draw();
+    say($("filter").value.trim() ? `${kept.filter(view.matches).length} match.` : "No filter.");
+  } catch (err) { fail(err); }
+}
+
 $("pause").addEventListener("click", pause);
-$("clear").addEventListener("click", () => { kept.length = 0; view.lost = 0; draw(); view.stale = true; say("Cleared."); });
+$("clear").addEventListener("click", () => { forget(view.last); say("Cleared."); });
 $("har").addEventListener("click", () => har());
-$("newer").addEventListener("click", () => { $("scroll").scrollTop = 0; if (view.paused) pause(); document.activeElement.blur(); draw(); view.stale = true; });
+$("newer").addEventListener("click", () => { $("scroll").scrollTop = 0; if (view.paused) pause(); document.activeElement.blur(); pointed = -Infinity; draw(); view.stale = true; });
 $("ask").addEventListener("submit", (e) => {
   e.preventDefault();
   view.token = $("token").value.trim();
   sessionStorage.setItem("weir-token", view.token);
   $("token").value = "";
-  $("ask").hidden = true;
+  ask(false);
   follow();
+});
+document.querySelector(".skip").addEventListener("click", (e) => {
+  e.preventDefault(); // the fragment is for the token
+  ($("rows").querySelector('tr[tabindex="0"]') || $("filter")).focus();
 });
 window.addEventListener("hashchange", () => location.reload());
 

@@ -13,6 +13,12 @@ const skipText = {
   redaction_failed: "It cannot be searched for secrets, so it is not shown.",
 };
 
+// Why no upstream has answered.
+const reasons = {
+  forced: "degraded", "no-upstream": "all down", open: "breaker open", busy: "all busy",
+  unreachable: "unreachable", timeout: "timed out", failed: "they failed",
+};
+
 // shown is a value in which masked parts stand out.
 function shown(value) {
   return value.split(mask).flatMap((part, i) => (i ? [el("span", { class: "masked", title: "masked: a secret" }, "●●●"), part] : [part]));
@@ -37,17 +43,41 @@ function hex(base64) {
   return lines.join("\n");
 }
 
+// pretty lays JSON out anew, as pairs of a kind and a text; null if it is none.
+// Values stay as they were written: numbers keep all their digits, and a name
+// that stands twice stands twice.
+function pretty(text) {
+  try { JSON.parse(text); } catch { return null; }
+  const tokens = text.match(/[{}[\],:]|"[^"\\]*(?:\\.[^"\\]*)*"|[^\s{}[\],:"]+/g);
+  const parts = [];
+  let depth = 0;
+  const line = () => "\n" + "  ".repeat(Math.min(depth, 24)); // or a deep one would be all space
+  tokens.forEach((t, i) => {
+    if (t === "{" || t === "[") {
+      depth++;
+      parts.push(["", "}]".includes(tokens[i + 1]) ? t : t + line()]);
+    } else if (t === "}" || t === "]") {
+      depth--;
+      parts.push(["", "{[".includes(tokens[i - 1]) ? t : line() + t]);
+    } else if (t === ",") parts.push(["", t + line()]);
+    else if (t === ":") parts.push(["", ": "]);
+    else parts.push([t[0] !== '"' ? "j-value" : tokens[i + 1] === ":" ? "j-name" : "j-text", t]);
+  });
+  return parts;
+}
+
+function jsonView(parts) {
+  if (parts.length > 6000) return shown(parts.map(([, t]) => t).join("")); // colours would make it slow
+  return parts.map(([kind, t]) => kind ? el("span", { class: kind }, shown(t)) : t);
+}
+
 function bodyView(m) {
   const parts = [], type = [m.content_type, bytes(m.size || 0), m.decoded && "decoded from " + m.decoded].filter(Boolean).join(" · ");
   if (m.size || m.body) parts.push(el("p", { class: "small" }, type));
   if (m.body !== undefined && m.body_encoding === "base64") parts.push(el("pre", { class: "hex", tabindex: 0 }, hex(m.body)));
   else if (m.body) {
-    let text = m.body;
-    try {
-      // Numbers beyond what JavaScript can count would be shown wrongly.
-      if (!/\d{16}/.test(text)) text = JSON.stringify(JSON.parse(text), null, 2);
-    } catch { /* no JSON, or the beginning of some: as it is */ }
-    parts.push(el("pre", { tabindex: 0 }, shown(text)));
+    const json = pretty(m.body);
+    parts.push(el("pre", { tabindex: 0 }, json ? jsonView(json) : shown(m.body)));
   }
   if (m.truncated) parts.push(el("p", { class: "said-so" }, `Only the first ${bytes(m.captured || (m.body || "").length)} of ${bytes(m.size)} are here. ${skipText[m.skipped] || ""}`));
   else if (m.skipped && (m.size || m.skipped !== "no_body")) parts.push(el("p", { class: "said-so" }, skipText[m.skipped] || `Not captured: ${m.skipped}.`));
@@ -55,8 +85,15 @@ function bodyView(m) {
   return parts;
 }
 
-// quote makes one word of a POSIX shell.
-const quote = (s) => "'" + s.replaceAll("'", `'\\''`) + "'";
+// quote makes one word of a shell. What is not printed is written out, in the
+// form that bash, zsh and ksh share: pasted as it is, it could end the paste, and
+// what follows would run.
+const unprinted = /[\0-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/;
+function quote(s) {
+  if (!unprinted.test(s)) return "'" + s.replaceAll("'", `'\\''`) + "'";
+  const octal = (c) => [...new TextEncoder().encode(c)].map((b) => "\\" + b.toString(8).padStart(3, "0")).join("");
+  return "$'" + s.replace(/[\\']/g, "\\$&").replace(new RegExp(unprinted, "g"), octal) + "'";
+}
 
 function curl(x) {
   const skip = new Set(["Host", "Content-Length", "Connection", "Accept-Encoding", "Transfer-Encoding"]);
@@ -78,7 +115,7 @@ function curl(x) {
 const units = { 1e9: "a second", 60e9: "a minute", 3600e9: "an hour", 86400e9: "a day" };
 const rate = (d) => `${number(d.limit)} ${units[d.window] || "in " + duration(d.window / 1e6)}` + (d.capacity !== d.limit ? `, ${number(d.capacity)} at once` : "");
 
-function why(d, c, now, brief) {
+function why(d, c, brief) {
   const parts = [];
   const title = { refused: "Why it was refused", shadow: "A shadow would have refused it", failed: "Nobody could decide" }[d.verdict] || "What is left";
   parts.push(el("h3", {}, title));
@@ -89,29 +126,29 @@ function why(d, c, now, brief) {
     parts.push(el("p", {}, el("b", {}, d.policy), ` allows ${rate(d)} (${d.algorithm}). It asked for ${d.cost}; ${left || "nothing was left"}` +
       (d.verdict === "allowed" ? " afterwards." : d.retry >= 2 ** 62 ? ". It can never fit." : `. The same fits after ${duration(d.retry / 1e6)}.`)));
   }
-  if (c && !brief) parts.push(curve(c, d, now));
+  if (c && !brief) parts.push(curve(c, d));
   if (d.key) parts.push(el("p", { class: "small" }, "key ", el("code", {}, d.key), ` · decided by ${d.source}`, d.delay ? ` · held for ${duration(d.delay / 1e6)}` : ""));
   return el("div", { class: "card" + (d.verdict === "allowed" ? "" : " why") }, parts);
 }
 
 // detailView draws what /api/exchanges/{n} has answered.
 function detailView(data, actions) {
-  const { exchange: x, row, trace: t, curves, now } = data;
+  const { exchange: x, row, trace: t, curves } = data;
   const status = el("span", { class: "status " + statusClass(row.status) }, row.status || "no answer");
   const decisions = t.decisions || [];
   const order = { failed: 0, refused: 1, shadow: 2, allowed: 3, spared: 4 };
   const cards = [...decisions].sort((a, b) => order[a.verdict] - order[b.verdict]).filter((d) => d.verdict !== "spared")
     .map((d, i) => {
       const c = curves.find((c) => c.policy === d.policy && c.key === d.key);
-      const card = why(d, c, now, i > 0 && d.verdict === "allowed");
-      if (c && i === 0) card.append(el("div", { class: "line" }, actions.resetButton(d.policy, d.key)));
+      const card = why(d, c, i > 0 && d.verdict === "allowed");
+      if (c && i === 0 && actions.resetButton) card.append(el("div", { class: "line" }, actions.resetButton(d.policy, d.key)));
       return card;
     });
   const spared = decisions.filter((d) => d.verdict === "spared").map((d) => d.policy);
   const facts = [
     ["when", clock(row.at)], ["client", row.client], ["route", row.route || "none"], ["host", x.host], ["protocol", x.proto],
     ["ended", x.outcome === "ok" ? "" : [x.outcome, x.side && "on the side of the " + x.side, x.phase && "in the phase " + x.phase].filter(Boolean).join(", ")],
-    ["refused by", x.refused_by], ["fallback", t.fallback && "answered: " + t.fallback],
+    ["refused by", x.refused_by], ["fallback", t.fallback && "answered: " + (reasons[t.fallback] || t.fallback)], ["upstreams", t.failed && "none answered: " + (reasons[t.failed] || t.failed)],
     ...Object.entries(x.attributes || {}),
   ].filter(([, v]) => v);
   const text = curl(x);

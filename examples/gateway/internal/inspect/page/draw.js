@@ -97,75 +97,34 @@ function chart(node, seconds) {
 
 const isBucket = (algorithm) => algorithm === "token bucket" || algorithm === "leaky bucket";
 
-// levelAt is what a quota holds at a time after a decision. Between decisions a
-// bucket fills evenly; the others keep what they have until they begin anew.
-function levelAt(c, from, level, at) {
-  if (isBucket(c.algorithm)) return Math.min(c.capacity, level + (at - from) * c.limit / c.window_ms);
-  return level;
-}
-
 // curve draws the level of a quota around the decision d: what is known of its
 // past, the moment, and from when on the same request would fit.
-function curve(c, d, now) {
+function curve(c, d) {
   const W = 390, H = 176, L = 26, R = 8, T = 14, B = 26;
-  const at = Date.parse(d.at);
-  const retry = d.verdict === "allowed" || !(d.retry > 0) || d.retry >= 2 ** 62 ? 0 : d.retry / 1e6;
-  const whole = Math.min((d.reset || 0) / 1e6, c.span_ms);
-  const begin = Math.min(at - Math.max(c.span_ms * 0.5, 400), c.samples.length ? Math.max(c.samples[0].at, at - c.span_ms) : at);
-  const end = at + Math.max(whole * 1.08, retry * 1.6, 400);
-  const x = (t) => L + (W - L - R) * (t - begin) / (end - begin);
-  const top = Math.max(c.capacity, 1), y = (v) => T + (H - T - B) * (1 - Math.max(0, Math.min(v, top)) / top);
-  const past = c.samples.filter((s) => s.at >= begin && s.at < at - 1).map((s) => ({ ...s }));
-  past.push({ at, level: d.level, mine: true, allowed: d.verdict === "allowed" ? 1 : 0, refused: d.verdict === "allowed" ? 0 : 1 });
-  const points = [];
-  let before = c.samples.filter((s) => s.at < begin).pop();
-  let last = before ? { at: begin, level: levelAt(c, before.at, before.level, begin) } : null;
-  if (last) points.push([x(last.at), y(last.level)]);
-  else if (past.length && isBucket(c.algorithm) && c.samples.length < 48) {
-    // Nothing is known from before the first decision: it was whole.
-    last = { at: begin, level: c.capacity };
-    points.push([x(begin), y(c.capacity)]);
-  }
-  for (const s of past) {
-    if (last) {
-      const up = levelAt(c, last.at, last.level, s.at);
-      if (isBucket(c.algorithm) && up >= c.capacity && last.level < c.capacity) {
-        points.push([x(last.at + (c.capacity - last.level) * c.window_ms / c.limit), y(c.capacity)]);
-      }
-      points.push([x(s.at), y(up)]);
-    }
-    points.push([x(s.at), y(s.level)]);
-    last = s;
-  }
-  const path = points.map((p, i) => (i ? "L" : "M") + p[0].toFixed(1) + " " + p[1].toFixed(1)).join("");
-  const soon = [[x(at), y(d.level)]];
-  if (isBucket(c.algorithm)) {
-    soon.push([x(at + whole), y(levelAt(c, at, d.level, at + whole))], [x(end), y(levelAt(c, at, d.level, end))]);
-  } else {
-    const back = Math.min(at + (retry || whole), end);
-    soon.push([x(back), y(d.level)], [x(back), y(c.algorithm === "fixed window" ? top : Math.min(top, d.level + 1))],
-      [x(end), y(c.algorithm === "fixed window" ? top : Math.min(top, d.level + 1))]);
-  }
-  const marks = past.map((s) => {
-    const X = x(s.at), Y = y(s.level);
-    if (s.refused) return svg("path", { class: "no", d: `M${X - 3.5} ${Y - 3.5}l7 7m0 -7l-7 7` });
+  const at = c.soon[0][0], top = Math.max(c.capacity, 1);
+  const x = (t) => L + (W - L - R) * (t - c.begin) / (c.end - c.begin);
+  const y = (v) => T + (H - T - B) * (1 - Math.max(0, Math.min(v, top)) / top);
+  const path = (line) => line.map(([t, v], i) => `${i ? "L" : "M"}${x(t).toFixed(1)} ${y(v).toFixed(1)}`).join("");
+  const marks = c.marks.map((m) => {
+    const X = x(m.at), Y = y(m.level);
+    if (m.refused) return svg("path", { class: "no", d: `M${X - 3.5} ${Y - 3.5}l7 7m0 -7l-7 7` });
     return svg("circle", { class: "yes", cx: X, cy: Y, r: 2.6 });
   });
   const grid = [0, top / 2, top].map((v) => [svg("line", { class: "grid", x1: L, x2: W - R, y1: y(v), y2: y(v) }),
     svg("text", { x: L - 5, y: y(v) + 3.5, "text-anchor": "end" }, number(v))]);
   const label = (X, text, row, anchor) => svg("text", { x: Math.max(L + 2, Math.min(W - R, X)), y: H - 14 + row * 12, "text-anchor": anchor || (X > W - 60 ? "end" : "middle") }, text);
-  const parts = [grid];
-  if (path) parts.push(svg("path", { class: "area", d: `${path}L${x(at).toFixed(1)} ${y(0)}L${points[0][0].toFixed(1)} ${y(0)}Z` }), svg("path", { class: "level", d: path }));
-  parts.push(svg("path", { class: "soon", d: soon.map((p, i) => (i ? "L" : "M") + p[0].toFixed(1) + " " + p[1].toFixed(1)).join("") }));
+  const past = path(c.past);
+  const parts = [grid, svg("path", { class: "area", d: `${past}L${x(at).toFixed(1)} ${y(0)}L${x(c.past[0][0]).toFixed(1)} ${y(0)}Z` }),
+    svg("path", { class: "level", d: past }), svg("path", { class: "soon", d: path(c.soon) })];
   if (d.cost > 0 && d.cost <= top && d.verdict !== "allowed") parts.push(svg("line", { class: "need", x1: L, x2: W - R, y1: y(d.cost), y2: y(d.cost) }));
-  parts.push(svg("line", { class: "now", x1: x(at), x2: x(at), y1: T - 6, y2: H - B }), label(x(at), "this request", 0), label(L, duration(at - begin) + " before", 0, "start"));
-  if (retry) {
-    parts.push(svg("line", { class: "fits", x1: x(at + retry), x2: x(at + retry), y1: T, y2: H - B }),
-      svg("circle", { class: "ok", cx: x(at + retry), cy: y(isBucket(c.algorithm) ? levelAt(c, at, d.level, at + retry) : Math.min(top, d.level + 1)), r: 3.4 }),
-      label(x(at + retry), "fits after " + duration(retry), x(at + retry) - x(at) < 110 ? 1 : 0));
+  parts.push(svg("line", { class: "now", x1: x(at), x2: x(at), y1: T - 6, y2: H - B }), label(x(at), "this request", 0), label(L, duration(at - c.begin) + " before", 0, "start"));
+  if (c.fits) {
+    const X = x(c.fits[0]);
+    parts.push(svg("line", { class: "fits", x1: X, x2: X, y1: T, y2: H - B }), svg("circle", { class: "ok", cx: X, cy: y(c.fits[1]), r: 3.4 }),
+      label(X, "fits after " + duration(c.fits[0] - at), X - x(at) < 110 ? 1 : 0));
   }
   parts.push(marks, svg("circle", { class: "this", cx: x(at), cy: y(d.level), r: 7 }));
   const text = `${c.policy} held ${number(d.level)} of ${number(c.capacity)} when this request asked for ${d.cost}` +
-    (retry ? `; the same fits after ${duration(retry)}` : "") + `. ${c.allowed} passed and ${c.refused} did not, in all.`;
+    (c.fits ? `; the same fits after ${duration(c.fits[0] - at)}` : "") + `. ${c.allowed} passed and ${c.refused} did not, in all.`;
   return svg("svg", { class: "curve", viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": text }, parts.flat(3));
 }
