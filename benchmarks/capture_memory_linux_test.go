@@ -136,10 +136,11 @@ func TestCaptureSoak(t *testing.T) {
 			t.Errorf("%d records of %q", count, what)
 		}
 	}
-	// In short a collection more or less decides.
+	// In short a collection more or less decides, and the race detector multiplies
+	// what it does. All of the bodies would be 300 MiB.
 	limit := (bare.RSS + budget) * 110 / 100
 	if !*measuring {
-		limit += 16 * mib
+		limit += 64 * mib
 	}
 	t.Logf("peak RSS %.2f of that of the bare server with the budget", float64(weir.RSS)/float64(bare.RSS+budget))
 	if weir.RSS > limit {
