@@ -1,6 +1,7 @@
 package limiter
 
 import (
+	"cmp"
 	"context"
 	"math"
 	"sync"
@@ -140,8 +141,10 @@ func (p *pacedBody) waitOwn(ctx context.Context, n int) error {
 	start := time.Now()
 	p.mu.Unlock()
 	err := p.own.limiter.WaitN(ctx, n)
-	if err != nil && ctx.Err() == nil {
-		err = context.DeadlineExceeded // it does not wait if that is sure to come
+	if err != nil {
+		// It does not wait if the deadline is sure to come first, and says so in
+		// words of its own.
+		err = cmp.Or(ctx.Err(), context.DeadlineExceeded)
 	}
 	p.mu.Lock()
 	p.count(time.Since(start), err)
