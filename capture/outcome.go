@@ -25,8 +25,8 @@ const (
 	OutcomeAbort Outcome = "abort"
 
 	// OutcomeWriteError: a write of the response failed and the client is not
-	// known to have left. A write deadline looks like this, and more bytes than
-	// the Content-Length promised.
+	// known to have left. A write deadline that passes looks like this, and more
+	// bytes than the Content-Length promised.
 	OutcomeWriteError Outcome = "write_error"
 
 	// OutcomeClientGone: the client left before it had everything. Told from
@@ -78,7 +78,7 @@ func (e ending) outcome() Outcome {
 		return OutcomeHijacked
 	case gone: // before abort, which often is the answer to it
 		return OutcomeClientGone
-	case e.writeErr != nil:
+	case e.writeErr != nil && !(e.cut && errors.Is(e.writeErr, os.ErrDeadlineExceeded)): // which comes of the cut
 		return OutcomeWriteError
 	case !e.returned, e.cut && !e.full:
 		return OutcomeAbort

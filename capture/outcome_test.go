@@ -119,7 +119,8 @@ func TestOutcomeReadDeadline(t *testing.T) {
 
 func TestOutcomeWriteError(t *testing.T) {
 	s, srv := server(t, nil, func(w http.ResponseWriter, r *http.Request) {
-		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(-time.Second))
+		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(time.Millisecond))
+		time.Sleep(10 * time.Millisecond)
 		for {
 			if _, err := w.Write(make([]byte, 1<<20)); err != nil {
 				return
@@ -268,6 +269,13 @@ func TestOutcomeOfACutOverHTTP2(t *testing.T) {
 		"cut, and recovered": {func(w http.ResponseWriter, r *http.Request) {
 			cut(w, r)
 			<-r.Context().Done()
+		}, "abort", "server"},
+		"cut, and still writing": {func(w http.ResponseWriter, r *http.Request) {
+			cut(w, r)
+			<-r.Context().Done()
+			if _, err := w.Write(make([]byte, 1<<20)); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("Write: %v", err)
+			}
 		}, "abort", "server"},
 		"left, and cut": {func(w http.ResponseWriter, r *http.Request) {
 			io.WriteString(w, "half")
